@@ -1,0 +1,63 @@
+"""Causal grouped-query attention. With n_kv_heads = n_heads it is multi-head attention, with one it is multi-query."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from .cache import LayerCache
+from .config import LlamaConfig
+from .rope import rotate
+
+
+def causal_mask(slots: Int[Tensor, "seq"], n_keys: int) -> Bool[Tensor, "seq keys"]:
+    """True where a query may look: the token in slot s sees the keys in slots 0 … s.
+
+    `slots` counts from the start of the cache, so a mask for new tokens behind cached ones comes out right.
+    """
+    return torch.arange(n_keys, device=slots.device) <= slots[:, None]
+
+
+def attention_weights(
+    q: Float[Tensor, "batch heads seq head_dim"],
+    k: Float[Tensor, "batch kv_heads keys head_dim"],
+    mask: Bool[Tensor, "... seq keys"],
+) -> Float[Tensor, "batch heads seq keys"]:
+    """softmax(q kᵀ / sqrt(head_dim)) in the open, in fp32; query head h reads key head h // (heads / kv_heads).
+
+    The model itself calls a fused kernel that never stores these weights; this is for looking at them.
+    Source: Vaswani et al., 2017, arXiv 1706.03762, eq. 1; groups: Ainslie et al., 2023, arXiv 2305.13245, section 2.2.
+    """
+    k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+    scores = q.float() @ k.float().transpose(-1, -2) / q.shape[-1] ** 0.5
+    return scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
+
+
+class Attention(nn.Module):
+    """Each token looks at itself and the tokens before it, and takes in a weighted mean of their values."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.q_proj = nn.Linear(config.dim, config.n_heads * config.head_dim, bias=False)
+        self.k_proj = nn.Linear(config.dim, config.n_kv_heads * config.head_dim, bias=False)
+        self.v_proj = nn.Linear(config.dim, config.n_kv_heads * config.head_dim, bias=False)
+        self.o_proj = nn.Linear(config.n_heads * config.head_dim, config.dim, bias=False)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch seq dim"],
+        cos: Float[Tensor, "batch 1 seq half"],
+        sin: Float[Tensor, "batch 1 seq half"],
+        mask: Bool[Tensor, "... seq keys"],
+        cache: LayerCache | None = None,
+    ) -> Float[Tensor, "batch seq dim"]:
+        q, k, v = (
+            projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # [batch, heads or kv_heads, seq, head_dim]
+            for projected in (self.q_proj(x), self.k_proj(x), self.v_proj(x))
+        )
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if cache is not None:
+            k, v = cache.append(k, v)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+        return self.o_proj(mixed.transpose(1, 2).flatten(2))

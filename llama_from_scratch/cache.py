@@ -1,0 +1,65 @@
+"""The key/value cache: what attention computed for earlier tokens, kept so that it is computed once."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .config import LlamaConfig
+
+
+class LayerCache:
+    """Keys (already rotated) and values of one layer, in buffers of fixed capacity."""
+
+    def __init__(self, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device | str) -> None:
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)  # [batch, kv_heads, capacity, head_dim]
+        self.values = torch.zeros_like(self.keys)
+        self.length = 0
+
+    def append(
+        self, k: Float[Tensor, "batch kv_heads seq head_dim"], v: Float[Tensor, "batch kv_heads seq head_dim"]
+    ) -> tuple[Float[Tensor, "batch kv_heads keys head_dim"], Float[Tensor, "batch kv_heads keys head_dim"]]:
+        """Store the new tokens behind the old ones; returns all keys and values so far, as views."""
+        start, end = self.length, self.length + k.shape[2]
+        if end > self.keys.shape[2]:
+            raise ValueError(
+                f"the cache holds {self.keys.shape[2]} tokens and {end} are needed; make it with a larger capacity"
+            )
+        self.keys[:, :, start:end] = k
+        self.values[:, :, start:end] = v
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+class KVCache:
+    """One `LayerCache` for each block of a model.
+
+    Costs 2 · n_layers · n_kv_heads · head_dim numbers for each token of each sequence: what GQA makes small.
+    """
+
+    def __init__(
+        self,
+        config: LlamaConfig,
+        batch: int,
+        capacity: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        shape = (batch, config.n_kv_heads, capacity, config.head_dim)
+        self.layers = [LayerCache(shape, dtype, device) for _ in range(config.n_layers)]
+
+    @property
+    def length(self) -> int:
+        """Tokens stored so far."""
+        return self.layers[0].length
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes reserved for keys and values, used or not."""
+        return sum(2 * layer.keys.nbytes for layer in self.layers)
+
+    def rewind(self, length: int) -> None:
+        """Forget every token from `length` on."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"the cache holds {self.length} tokens; it cannot be rewound to {length}")
+        for layer in self.layers:
+            layer.length = length

@@ -1,0 +1,23 @@
+"""SwiGLU: the feed-forward layer, where one projection opens and shuts the gates of another."""
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .config import LlamaConfig
+
+
+class FeedForward(nn.Module):
+    """down(silu(gate(x)) · up(x)), for each token on its own; three matrices, no bias.
+
+    Source: Shazeer, GLU Variants Improve Transformer, 2020, arXiv 2002.05202, eq. 6.
+    """
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.dim, config.ffn_dim, bias=False)
+        self.up_proj = nn.Linear(config.dim, config.ffn_dim, bias=False)
+        self.down_proj = nn.Linear(config.ffn_dim, config.dim, bias=False)
+
+    def forward(self, x: Float[Tensor, "batch seq dim"]) -> Float[Tensor, "batch seq dim"]:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
