@@ -121,9 +121,9 @@ def _output_complaints(cell: nbformat.NotebookNode) -> Iterator[str]:
             yield f"writes to stderr: {out.text.strip()[:60]!r}; mend the cause"
         if any(mime.startswith("image/") for mime in out.get("data", {})):
             if not (figure.get("caption") and figure.get("name")):
-                yield 'shows a picture without caption or name; metadata: "mystnb": {"figure": {"caption": …, "name": …}}'
+                yield 'shows a picture without caption or name; set "mystnb": {"figure": {"caption": …, "name": …}}'
             if not mystnb.get("image", {}).get("alt"):
-                yield 'shows a picture without alternative text; metadata: "mystnb": {"image": {"alt": …}}'
+                yield 'shows a picture without alternative text; set "mystnb": {"image": {"alt": …}}'
 
 
 def write_atomically(path: Path, text: str) -> None:
