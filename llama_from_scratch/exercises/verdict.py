@@ -1,7 +1,7 @@
 """How every check speaks: it runs a learner's answer, prints one verdict, and never raises for a wrong answer.
 
-A check is an ordinary function that raises `NotYet(because, hint)` where the answer is wrong and returns the praise where it
-is right; `@exercise` turns it into one that prints. `tensor_of` refuses what is not a tensor of the expected shape.
+A check is an ordinary function. Where the answer is wrong it raises `NotYet(because, hint)`; where it is right it
+returns the praise. `@exercise` makes it print. `tensor_of` refuses what is not a tensor of the expected shape.
 
     @exercise
     def check_double(fn):
@@ -24,7 +24,7 @@ LINE = 76  # characters, so that a verdict needs no sideways scrolling on the pa
 
 
 class NotYet(Exception):
-    """Why an answer is not right yet, and what to try next. Both are sentences or parts of one, for a learner to read."""
+    """Why an answer is not right yet, and what to try next: both for a learner to read."""
 
     def __init__(self, because: str, hint: str = "") -> None:
         super().__init__(f"{because.rstrip('.')}. {hint}".strip())
