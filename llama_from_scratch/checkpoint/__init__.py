@@ -1,20 +1,80 @@
-"""Released weights in, models out: one module for each file format, one table of names for each."""
+"""Released weights in, models out.
+
+A name is one of
+- "SmolLM2-135M-Instruct", the model that comes with the project;
+- the path of a GGUF file;
+- the path of a Hugging Face folder (config.json and safetensors), or of one .safetensors file in such a folder;
+- "organisation/name" on the Hugging Face hub, fetched once through `huggingface_hub`.
+
+Nothing is ever unpickled: .bin, .pth, .pt and .pickle files are refused.
+All functions raise `CheckpointError` (a ValueError) with one sentence: what is wrong, what is allowed, what to do.
+"""
 
 from pathlib import Path
 
 import torch
 
+from ..config import LlamaConfig
 from ..model import Llama
 from .embedded import EMBEDDED, embedded_path
+from .resolve import resolve
+from .stored import Checkpoint, CheckpointError, StoredTensor, empty_model, load
+
+__all__ = [
+    "EMBEDDED",
+    "Checkpoint",
+    "CheckpointError",
+    "StoredTensor",
+    "describe",
+    "embedded_path",
+    "load_config",
+    "load_model",
+    "resolve",
+    "save_model",
+]
 
 
-def load_model(name: str, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Llama:
-    """Load a model: the name of the embedded one, or the path of a GGUF file."""
-    from .gguf import read_gguf
+def load_model(name: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Llama:
+    """Load a model, ready to run (`eval` mode) or to train; its weights are `dtype` on `device`."""
+    return load(_open(resolve(name)), dtype, device)
 
-    path = embedded_path() if name == EMBEDDED else Path(name)
-    config, weights = read_gguf(path, dtype)
-    with torch.device("meta"):
-        model = Llama(config)
-    model.load_state_dict(weights, assign=True)
-    return model.to(device).eval()
+
+def load_config(name: str | Path) -> LlamaConfig:
+    """The config alone; of a hub model or folder, config.json is all that is needed."""
+    path = resolve(name, weights=False)
+    if path.is_dir():
+        from .huggingface import read_config
+
+        return read_config(path)
+    return _open(path).config
+
+
+def describe(name: str | Path) -> Checkpoint:
+    """What a checkpoint holds, without reading its weights.
+
+    Returns a `Checkpoint` with: `path`, `format` ("GGUF" or "safetensors"), `config` (and `config.n_params`), `tensors`
+    (each has `name`, `stored_name`, `shape`, `stored_type`, `n_bytes`), `tokenizer` (its kind in words, or None),
+    `n_bytes` (all tensors, in the file) and `memory(dtype)` (bytes of the parameters once loaded).
+    """
+    checkpoint = _open(resolve(name))
+    empty_model(checkpoint)
+    return checkpoint
+
+
+def save_model(model: Llama, folder: str | Path, *, overwrite: bool = False, max_shard_bytes: int = 5 * 10**9) -> None:
+    """Write a folder that `load_model` and `transformers` read: config.json and safetensors. See `huggingface`."""
+    from .huggingface import save_folder
+
+    save_folder(model, Path(folder), overwrite, max_shard_bytes)
+
+
+def _open(path: Path) -> Checkpoint:
+    if path.is_dir() or path.suffix == ".safetensors":
+        from .huggingface import open_folder
+
+        return open_folder(path)
+    try:
+        from .gguf import open_gguf
+    except ModuleNotFoundError:
+        raise CheckpointError(f"reading {path.name} needs the package gguf; run: pip install gguf") from None
+    return open_gguf(path)

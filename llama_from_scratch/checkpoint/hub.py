@@ -1,0 +1,36 @@
+"""Fetching a model from the Hugging Face hub."""
+
+from pathlib import Path
+
+from .stored import CheckpointError
+
+
+def download(name: str, weights: bool) -> Path:
+    """The local folder of a hub model. Files that were fetched before are not fetched again.
+
+    Raises:
+        CheckpointError: if huggingface_hub is not installed, or the model cannot be fetched.
+    """
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+    except ModuleNotFoundError:
+        raise CheckpointError(
+            f"there is no folder {name} here, and asking the hub for it needs the package huggingface_hub; "
+            "run: pip install huggingface_hub"
+        ) from None
+    try:
+        # Files at the top only: some repositories keep a second copy of the weights in sub-folders.
+        patterns = ["*.json", "tokenizer*", "*.jinja"] + ["*.safetensors"] * weights
+        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"]))
+    except GatedRepoError:
+        raise CheckpointError(
+            f"{name} is gated: ask for access on https://huggingface.co/{name}, then run: hf auth login"
+        ) from None
+    except RepositoryNotFoundError:
+        raise CheckpointError(f"there is neither a folder {name} here nor a public model {name} on the hub") from None
+    except (LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointError(
+            f"there is no folder {name} here, and the hub cannot be reached ({type(error).__name__}); "
+            "check the network, or give the path of a model on this machine"
+        ) from None

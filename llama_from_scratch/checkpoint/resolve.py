@@ -1,0 +1,55 @@
+"""From the name of a model to the file or folder that holds it."""
+
+import re
+from pathlib import Path
+
+from ..config import PRESETS
+from .embedded import EMBEDDED, embedded_path
+from .stored import CheckpointError
+
+PICKLES = {".bin", ".pth", ".pt", ".pickle", ".pkl", ".ckpt"}
+ALLOWED = (
+    f'give "{EMBEDDED}" (the model that comes with the project), the path of a GGUF file, the path of a folder with '
+    'config.json and safetensors, or "organisation/name" on the Hugging Face hub'
+)
+
+
+def resolve(name: str | Path, *, weights: bool = True) -> Path:
+    """The GGUF file, safetensors file or folder that `name` means; a hub name is downloaded, unless it was before.
+
+    weights: False downloads only the small files: config and tokenizer.
+
+    Raises:
+        CheckpointError: if it means none of these, or cannot be fetched.
+    """
+    if name == EMBEDDED:
+        return embedded_path()
+    path = Path(name).expanduser()
+    if path.suffix.lower() in PICKLES:
+        raise CheckpointError(
+            f"{name} is a pickle, and unpickling a file can run any code that its author put there; "
+            "use the safetensors or GGUF version of this model"
+        )
+    if path.is_dir() or (path.is_file() and (path.suffix == ".safetensors" or _is_gguf(path))):
+        return path
+    if path.is_file():
+        raise CheckpointError(f"{name} is neither a GGUF nor a .safetensors file; {ALLOWED}")
+    if path.suffix in (".gguf", ".safetensors"):
+        raise CheckpointError(f"there is no file {name}; {ALLOWED}")
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(name)):
+        from .hub import download
+
+        return download(str(name), weights)
+    if name in PRESETS:
+        raise CheckpointError(
+            f'{name} is a preset: sizes without weights, for Llama(LlamaConfig.preset("{name}")). '
+            f"To load weights, {ALLOWED}"
+        )
+    raise CheckpointError(f"there is no model {str(name)!r}; {ALLOWED}")
+
+
+def _is_gguf(path: Path) -> bool:
+    if path.suffix == ".gguf":
+        return True  # whether its content is, too, is for the reader to say
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"

@@ -1,0 +1,119 @@
+"""What every format hands over: a config and a table of tensors, checked against the model before a weight is read."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from ..config import LlamaConfig
+from ..model import Llama
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be found, read or written; the message says which, what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor of a checkpoint, described; `read` fetches its numbers."""
+
+    name: (
+        str  # in our model, e.g. "blocks.0.attention.q_proj.weight"; the stored name where our model has no such tensor
+    )
+    stored_name: str  # in the file, e.g. "blk.0.attn_q.weight"
+    shape: tuple[int, ...]
+    stored_type: str  # as the format spells it: "F32", "BF16", "Q4_1"
+    n_bytes: int  # in the file
+    read: Callable[[torch.dtype, torch.device | str], Tensor] = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was opened and found to fit its config. Its weights are still on disk."""
+
+    path: Path  # file or folder
+    format: str  # "GGUF" or "safetensors"
+    config: LlamaConfig
+    tensors: tuple[StoredTensor, ...]
+    tokenizer: str | None  # what kind of tokenizer lies beside or in it, in words; None if there is none
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all tensors in the file."""
+        return sum(tensor.n_bytes for tensor in self.tensors)
+
+    def memory(self, dtype: torch.dtype) -> int:
+        """Bytes that the loaded parameters take in this type."""
+        return self.config.n_params * dtype.itemsize
+
+
+def empty_model(checkpoint: Checkpoint) -> Llama:
+    """A model of the right shape without memory for its weights, once the table of tensors is known to fit it.
+
+    Raises:
+        CheckpointError: naming the tensors that are missing, unknown or of the wrong shape.
+    """
+    config, stored, path = checkpoint.config, {t.name: t for t in checkpoint.tensors}, checkpoint.path
+    if config.n_layers > len(stored):  # a header may claim a billion blocks; building them would take for ever
+        raise CheckpointError(
+            f"{path}: its config says {config.n_layers} blocks, but it holds only {len(stored)} tensors"
+        )
+    try:
+        with torch.device("meta"), _SkipInit():
+            model = Llama(config)
+    except RuntimeError as error:  # sizes that overflow
+        raise CheckpointError(f"{path}: its config describes an impossible model: {error}") from None
+    shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    if missing := shapes.keys() - stored.keys():
+        raise CheckpointError(f"{path}: {_some(missing)} missing; a checkpoint must hold every weight of its config")
+    if extra := stored.keys() - shapes.keys():
+        raise CheckpointError(
+            f"{path}: {_some(extra)} not part of a Llama with this config; only plain Llamas can be loaded"
+        )
+    for name, shape in shapes.items():
+        if stored[name].shape != shape:
+            raise CheckpointError(
+                f"{path}: {stored[name].stored_name} has shape {stored[name].shape}; its config needs {shape}"
+            )
+    return model
+
+
+def load(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device | str) -> Llama:
+    """Read every weight into its final place. Each is converted on its own, so no second model is ever in memory.
+
+    Raises:
+        CheckpointError: as `empty_model`, and if a weight is NaN or infinite in `dtype`.
+    """
+    if not dtype.is_floating_point:
+        raise CheckpointError(
+            f"dtype is {dtype}; weights can be loaded as torch.float32, torch.bfloat16 or torch.float16"
+        )
+    model = empty_model(checkpoint)
+    weights = {}
+    for tensor in checkpoint.tensors:
+        weight = tensor.read(dtype, device)
+        if not all(bound.isfinite() for bound in weight.aminmax()):  # NaN spreads to both bounds; no copy is made
+            raise CheckpointError(
+                f"{checkpoint.path}: {tensor.stored_name} holds NaN or infinite numbers (as {dtype}); "
+                "download the file again, or load it as torch.float32"
+            )
+        weights[tensor.name] = weight
+    model.load_state_dict(weights, assign=True)
+    return model.to(device).eval()  # the weights are there already; this moves RoPE's frequencies
+
+
+class _SkipInit(TorchFunctionMode):
+    """No random numbers for a model that has no memory to hold them: asking for them makes torch import its compiler,
+    which takes longer than everything else here."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return None if func.__name__ in ("normal_", "kaiming_uniform_") else func(*args, **(kwargs or {}))
+
+
+def _some(names: set[str]) -> str:
+    names = sorted(names)
+    listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f"{listed} {'is' if len(names) == 1 else 'are'}"
