@@ -31,11 +31,13 @@ def shoot(browser, url: str, target: Path, device: dict, scheme: str, tall: int)
         settle(page)
         width = device["viewport"]["width"]
         height = page.evaluate("document.documentElement.scrollHeight")
+        # A window as high as the page: Chromium's own full-page picture moves the theme's side bars.
+        page.set_viewport_size({"width": width, "height": height})
+        page.wait_for_timeout(300)
         parts = range(0, height, tall)
-        for i, top in enumerate(parts):
-            path = target if len(parts) == 1 else target.with_name(f"{target.stem}.{i + 1:02}.png")
-            clip = {"x": 0, "y": top, "width": width, "height": min(tall, height - top)}
-            page.screenshot(path=str(path), full_page=True, clip=clip)
+        for i, top in enumerate(parts, 1):
+            path = target if len(parts) == 1 else target.with_name(f"{target.stem}.{i:02}.png")
+            page.screenshot(path=str(path), clip={"x": 0, "y": top, "width": width, "height": min(tall, height - top)})
         return log.all() + [f"too wide: {what}" for what in page.evaluate(STICKS_OUT)]
 
 
