@@ -1,5 +1,27 @@
 """Checks that tell a learner what is wrong. Each chapter's checks stand in a module of their own."""
 
 from .rmsnorm import check_backward, check_by_hand, check_centre, check_eps, check_fold, check_rms_norm
+from .rope import (
+    check_frequencies,
+    check_key_that_peaks,
+    check_rope_test,
+    check_rotate,
+    check_to_halves,
+    check_turn_by_hand,
+)
 
-__all__ = ["check_backward", "check_by_hand", "check_centre", "check_eps", "check_fold", "check_rms_norm"]
+__all__ = [
+    "check_backward",
+    "check_by_hand",
+    "check_centre",
+    "check_eps",
+    "check_fold",
+    "check_frequencies",
+    "check_key_that_peaks",
+    "check_rms_norm",
+    "check_rope_test",
+    "check_rotate",
+    "check_to_halves",
+    "check_turn_by_hand",
+]
+from .gqa import check_cache_bytes, check_causal_weights, check_gqa, check_kv_head, check_pool_heads  # noqa: F401
