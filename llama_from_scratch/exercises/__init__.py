@@ -9,18 +9,24 @@ from .rope import (
     check_to_halves,
     check_turn_by_hand,
 )
+from .whole import check_count, check_first_difference, check_greedy, check_lens, check_temperature
 
 __all__ = [
     "check_backward",
     "check_by_hand",
     "check_centre",
+    "check_count",
     "check_eps",
+    "check_first_difference",
     "check_fold",
     "check_frequencies",
+    "check_greedy",
     "check_key_that_peaks",
+    "check_lens",
     "check_rms_norm",
     "check_rope_test",
     "check_rotate",
+    "check_temperature",
     "check_to_halves",
     "check_turn_by_hand",
 ]
