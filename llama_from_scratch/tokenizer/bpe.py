@@ -15,22 +15,18 @@ def merge(ids: list[int], merges: Merges) -> list[int]:
     n = len(ids)
     ids = [*ids, None]  # ids[n] and, since lists count backwards, ids[-1]: a border that no merge contains
     after, before = [*range(1, n + 1), n], list(range(-1, n))
-
-    def join(i: int) -> tuple[int, int] | None:
-        return merges.get((ids[i], ids[after[i]]))
-
-    heap = [(found[0], i) for i in range(n) if (found := join(i))]
+    heap = [(merges[pair][0], i) for i in range(n) if (pair := (ids[i], ids[i + 1])) in merges]
     heapify(heap)
     while heap:
         rank, i = heappop(heap)
-        found = join(i)
+        right = after[i]
+        found = merges.get((ids[i], ids[right]))
         if not found or found[0] != rank:
             continue  # one of the two has been joined to another since
-        right = after[i]
         ids[i], ids[right] = found[1], None
         after[i] = after[right]
         before[after[i]] = i
         for left in (before[i], i):
-            if found := join(left):
+            if found := merges.get((ids[left], ids[after[left]])):
                 heappush(heap, (found[0], left))
     return [token for token in ids if token is not None]

@@ -51,6 +51,6 @@ def render(template: str, messages: list[Message], special: list[str], names: di
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     try:
         text = environment.from_string(template).render(messages=marked, add_generation_prompt=True, **names)
-    except TemplateError as error:
-        raise ValueError(f"the model's chat template refuses these messages: {error}") from None
+    except Exception as error:  # a template is a program of the file's author: it can fail in any way
+        raise ValueError(f"the model's chat template cannot be used on these messages: {error}") from None
     return text, marker

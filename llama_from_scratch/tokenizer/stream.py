@@ -11,7 +11,13 @@ class TextStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token: int) -> str:
-        """The text that `token` completes; empty while a character is unfinished."""
+        """The text that `token` completes; empty while a character is unfinished.
+
+        Raises:
+            ValueError: for an id that is not in the vocabulary.
+        """
+        if not 0 <= token < len(self._pieces):
+            raise ValueError(f"token id {token} is not in the vocabulary of 0 to {len(self._pieces) - 1}")
         return self._decoder.decode(self._pieces[token])
 
     def flush(self) -> str:

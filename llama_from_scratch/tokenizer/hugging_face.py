@@ -1,0 +1,132 @@
+"""The tokenizer in a folder of the Hugging Face kind: tokenizer.json, and tokenizer_config.json beside it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .byte_table import to_bytes
+from .split import DIGIT, GPT2, LLAMA3
+from .tokenizer import Tokenizer
+
+
+def read_hugging_face_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a folder, if it is byte-level BPE with a way of cutting text that is known here.
+
+    Raises:
+        ValueError: for anything else; the message says what it was.
+    """
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        older = (
+            " (its tokenizer.model is SentencePiece, which is not known here)"
+            if (folder / "tokenizer.model").exists()
+            else ""
+        )
+        raise ValueError(f"{folder} has no tokenizer.json{older}; put the one of its model there")
+    data = _read_json(path)
+    try:
+        return _build(data, folder)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{path} is not laid out like a tokenizer.json: {type(error).__name__} {error}") from None
+
+
+def _build(data: dict[str, Any], folder: Path) -> Tokenizer:
+    model = data["model"]
+    if model["type"] != "BPE" or model.get("byte_fallback"):
+        kind = model["type"] + (" with byte fallback" if model.get("byte_fallback") else "")
+        raise ValueError(f"its model is {kind}; only byte-level BPE is known here")
+    for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(key):
+            raise ValueError(f"its model has {key} = {model[key]!r}, which is not known here")
+    if data.get("normalizer"):
+        raise ValueError(f"it changes text with a normalizer ({data['normalizer']['type']}), which is not known here")
+
+    ids: dict[str, int] = model["vocab"]
+    special: dict[str, int] = {}
+    for added in data.get("added_tokens", []):
+        if not added["special"] or added["lstrip"] or added["rstrip"] or added["single_word"]:
+            raise ValueError(f"its added token {added['content']!r} has options that are not known here")
+        special[added["content"]] = added["id"]
+    by_id = {i: to_bytes(token) for token, i in ids.items() if token not in special}
+    by_id |= {i: token.encode() for token, i in special.items()}
+    if sorted(by_id) != list(range(len(by_id))):
+        raise ValueError(f"its {len(by_id)} tokens do not have the ids 0 to {len(by_id) - 1}")
+
+    merges = {}
+    for rank, pair in enumerate(model["merges"]):
+        left, right = pair.split(" ") if isinstance(pair, str) else pair  # older files and newer ones
+        if not {left, right, left + right} <= ids.keys():
+            raise ValueError(
+                f"its merge {rank} joins {left!r} and {right!r}, and its vocabulary lacks one of them or both joined"
+            )
+        merges[ids[left], ids[right]] = (rank, ids[left + right])
+
+    config_path = folder / "tokenizer_config.json"
+    config = _read_json(config_path) if config_path.exists() else {}
+    bos_id, eos_id = (_special_id(config.get(key), special) for key in ("bos_token", "eos_token"))
+    return Tokenizer(
+        pieces=[by_id[i] for i in range(len(by_id))],
+        merges=merges,
+        special=special,
+        patterns=_patterns(data.get("pre_tokenizer")),
+        whole_first=bool(model.get("ignore_merges")),
+        bos_id=bos_id,
+        eos_id=eos_id,
+        add_bos=_adds_bos(data.get("post_processor"), bos_id, special),
+        chat_template=_chat_template(folder, config),
+    )
+
+
+def _patterns(step: dict[str, Any] | None) -> tuple[str, ...]:
+    """The patterns that a pre_tokenizer cuts with, in order."""
+    match step:
+        case {"type": "Sequence", "pretokenizers": steps}:
+            return tuple(pattern for step in steps for pattern in _patterns(step))
+        case {"type": "ByteLevel", "add_prefix_space": False}:
+            return (GPT2,) if step.get("use_regex", True) else ()
+        case {"type": "Digits", "individual_digits": True}:
+            return (DIGIT,)
+        case {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False} if regex == LLAMA3:
+            return (LLAMA3,)
+    raise ValueError(f"it cuts text in a way that is not known here: {json.dumps(step)}")
+
+
+def _adds_bos(step: dict[str, Any] | None, bos_id: int | None, special: dict[str, int]) -> bool:
+    """Whether the post_processor puts the bos token before a text; it may do nothing else."""
+    match step:
+        case None | {"type": "ByteLevel"}:
+            return False
+        case {"type": "Sequence", "processors": steps}:
+            return any([_adds_bos(step, bos_id, special) for step in steps])
+        case {"type": "TemplateProcessing", "single": [{"Sequence": _}]}:
+            return False
+        case {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": token}}, {"Sequence": _}]}:
+            if bos_id is not None and special.get(token) == bos_id:
+                return True
+    raise ValueError(f"it adds tokens to a text in a way that is not known here: {json.dumps(step)}")
+
+
+def _special_id(token: str | dict[str, Any] | None, special: dict[str, int]) -> int | None:
+    name = token["content"] if isinstance(token, dict) else token
+    if name is not None and name not in special:
+        raise ValueError(f"tokenizer_config.json names the token {name!r}, which is not among the special tokens")
+    return None if name is None else special[name]
+
+
+def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
+    own_file = folder / "chat_template.jinja"  # where newer folders keep it
+    if own_file.exists():
+        return own_file.read_text(encoding="utf-8")
+    template = config.get("chat_template")
+    if isinstance(template, list):  # several, by name
+        template = {each["name"]: each["template"] for each in template}.get("default")
+    return template
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
