@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # From here on every call of the package in this process checks the shapes and types in its signatures.
@@ -18,6 +19,16 @@ from llama_from_scratch.checkpoint.embedded import EMBEDDED, embedded_path  # no
 
 if "OMP_NUM_THREADS" not in os.environ:  # the workers of pytest-xdist share the cores
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
+
+# The same examples every time, and no time limit for one: this may be a busy machine.
+settings.register_profile("project", derandomize=True, deadline=None)
+settings.load_profile("project")
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """The same random numbers for a test, whichever tests ran before it."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
