@@ -1,0 +1,45 @@
+# From a fresh clone: `make book` renders the book, `make test` checks everything. `make` alone lists what there is.
+
+PY    := .venv/bin/python
+BOOK  := .venv/bin/jupyter-book build . -W -n --keep-going
+# tools/bootstrap.py chooses the Python for .venv; to start it, any that runs will do.
+START  = $(shell for p in $(PYTHON) python3 python3.11 python3.12 python; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 6))' >/dev/null 2>&1 && echo $$p && break; done)
+NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600
+
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help setup book test serve lab notebooks lint clean
+
+help:       ## show this list
+	@echo "make ..."
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup:      ## make .venv and install what is pinned; the others call this
+	@$(if $(START),$(START) tools/bootstrap.py,echo "No Python was found. Install Python 3.11 or 3.12 (Debian 12: apt install python3 python3-venv)." >&2; exit 1)
+
+# A page with a warning must warn again at the next build: Sphinx would remember the page and forget the warning.
+book: setup ## render the book from the notebooks' stored outputs; a warning is an error
+	@$(BOOK) || { rm -rf _build; echo "The book was not built: see the WARNING lines above." >&2; exit 1; }
+	@echo "Open  $(CURDIR)/_build/html/index.html"
+	@echo "or run  make serve  and open  http://127.0.0.1:8000"
+
+test: setup ## run every test: package, notebooks, book, browser
+	$(PY) -m pytest tests notebooks $(NBVAL) -n 2 --dist loadfile --no-loadscope-reorder -q -rs
+
+serve: book ## show the rendered book on this machine, http://127.0.0.1:8000
+	$(PY) -m http.server 8000 --bind 127.0.0.1 --directory _build/html
+
+lab: setup  ## open the chapters in JupyterLab
+	.venv/bin/jupyter lab notebooks
+
+notebooks: setup ## run all chapters in clean kernels and store their outputs
+	$(PY) tools/notebooks.py
+
+lint: setup ## check the code's style and the notebooks' form
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) tools/notebooks.py --check
+
+clean:      ## remove what was built; .venv stays
+	rm -rf _build build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
