@@ -1,5 +1,6 @@
 """Checks that tell a learner what is wrong. Each chapter's checks stand in a module of their own."""
 
+from .gqa import check_cache_bytes, check_causal_weights, check_gqa, check_kv_head, check_pool_heads
 from .rmsnorm import check_backward, check_by_hand, check_centre, check_eps, check_fold, check_rms_norm
 from .rope import (
     check_frequencies,
@@ -14,15 +15,20 @@ from .whole import check_count, check_first_difference, check_greedy, check_lens
 __all__ = [
     "check_backward",
     "check_by_hand",
+    "check_cache_bytes",
+    "check_causal_weights",
     "check_centre",
     "check_count",
     "check_eps",
     "check_first_difference",
     "check_fold",
     "check_frequencies",
+    "check_gqa",
     "check_greedy",
     "check_key_that_peaks",
+    "check_kv_head",
     "check_lens",
+    "check_pool_heads",
     "check_rms_norm",
     "check_rope_test",
     "check_rotate",
@@ -30,4 +36,3 @@ __all__ = [
     "check_to_halves",
     "check_turn_by_hand",
 ]
-from .gqa import check_cache_bytes, check_causal_weights, check_gqa, check_kv_head, check_pool_heads  # noqa: F401

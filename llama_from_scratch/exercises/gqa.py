@@ -1,0 +1,284 @@
+"""Checks of the chapter on grouped-query attention."""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..config import PRESETS, LlamaConfig
+from .verdict import NotYet, exercise, tensor_of
+
+
+def _match(given: float | Tensor, wanted: float | Tensor) -> bool:
+    return torch.allclose(torch.as_tensor(given).float(), torch.as_tensor(wanted).float(), rtol=1e-3, atol=1e-3)
+
+
+@exercise
+def check_causal_weights(answer: Sequence[float]) -> str:
+    """Weights of query 2 over keys 0 … 3 for the scores 0, ln 2, 0, ln 5. Prints the verdict."""
+    if answer is None or len(answer) != 4:
+        raise NotYet("four weights are wanted, one for each key", "A key that may not be seen has weight 0.")
+    given = torch.tensor([float(x) for x in answer])
+    if _match(given, torch.tensor([1, 2, 1, 0]) / 4):
+        return "the future has weight 0, and the rest is e^score over the sum of e^score."
+    mistakes = [
+        (torch.tensor([1, 2, 1, 5]) / 9, "query 2 looked at key 3, its future", "Leave key 3 out before you add up."),
+        (
+            torch.tensor([1, 2, 1, 1]) / 5,
+            "the future was given the score 0, and e^0 is 1",
+            "A hidden key has the score minus infinity.",
+        ),
+        (
+            torch.tensor([1, 2, 1, 0]) / 9,
+            "key 3 was hidden after the division, so the weights do not add up to 1",
+            "Mask first, then normalise.",
+        ),
+        (
+            torch.tensor([1, 1, 1, 0]) / 3,
+            "all visible keys got the same weight, but their scores differ",
+            "Softmax is uniform only where scores are equal.",
+        ),
+        (torch.tensor([0.0, 1, 0, 0]), "the scores were divided by their sum", "Take e to the power of each first."),
+        (torch.tensor([1.0, 2, 1, 0]), "these are e^score, not yet weights", "Divide by their sum."),
+    ]
+    for wrong, because, hint in mistakes:
+        if _match(given, wrong):
+            raise NotYet(because, hint)
+    if abs(given.sum() - 1) > 0.01:
+        raise NotYet(f"the weights add up to {given.sum():.3f}, not 1", "Divide e^score by the sum over visible keys.")
+    raise NotYet("the weights are not those of these scores", "e^0 = 1, e^(ln 2) = 2.")
+
+
+@exercise
+def check_kv_head(fn: Callable[[int, int, int], int]) -> str:
+    """fn(head, n_heads, n_kv_heads) -> the key/value head that this query head reads. Prints the verdict."""
+    cases = [(9, 3), (32, 8), (14, 2), (64, 8), (12, 12), (12, 1)]
+    got = {(h, n, kv): fn(h, n, kv) for n, kv in cases for h in range(n)}
+    if all(value is None or value is ... for value in got.values()):
+        raise NotYet("the function returns None", "Write its body and end it with `return`.")
+
+    def like(rule: Callable[[int, int, int], float]) -> bool:
+        return all(value == rule(*case) for case, value in got.items())
+
+    if like(lambda h, n, kv: h // (n // kv)):
+        if not all(isinstance(value, int) for value in got.values()):
+            raise NotYet("a head's number is a whole number and this is a float", "Use // and not /.")
+        return "neighbours share: heads 0 … G-1 read head 0, the next G read head 1, and so on."
+    if like(lambda h, n, kv: h % kv):
+        raise NotYet(
+            "this deals the heads out like cards (head % n_kv_heads), as `repeat` does",
+            "In a Llama neighbours share: use the group size n_heads // n_kv_heads.",
+        )
+    if like(lambda h, n, kv: h // kv):
+        raise NotYet("this divides by the number of key/value heads", "Divide by the size of a group.")
+    if like(lambda h, n, kv: h % (n // kv)):
+        raise NotYet("this is the place of the head inside its group", "Which group is it in? // instead of %.")
+    if like(lambda h, n, kv: h / (n / kv)):
+        raise NotYet("this gives fractions of a head", "Use // and not /.")
+    if like(lambda h, n, kv: n // kv):
+        raise NotYet("this is the size of a group, the same for every head", "Divide the head by it.")
+    (h, n, kv), value = next((c, v) for c, v in got.items() if v != c[0] // (c[1] // c[2]))
+    raise NotYet(f"query head {h} of {n} reads key/value head {h // (n // kv)} of {kv}, and the function says {value}")
+
+
+@exercise
+def check_cache_bytes(fn: Callable[[LlamaConfig, int, int, float], float]) -> str:
+    """fn(config, tokens, batch, bytes_per_number) -> bytes of the key/value cache. Prints the verdict."""
+    # head_dim is not dim / n_heads here, so that no two wrong counts agree.
+    c = LlamaConfig(1000, dim=320, n_layers=7, n_heads=12, n_kv_heads=4, head_dim=64, ffn_dim=640)
+    tokens, batch, size = 1000, 3, 2
+    got = fn(c, tokens, batch, size)
+    if got is None or got is ...:
+        raise NotYet("the function returns None", "Write its body and end it with `return`.")
+    right = 2 * c.n_layers * c.n_kv_heads * c.head_dim * tokens * batch * size
+    mistakes = {
+        c.n_heads / c.n_kv_heads: ("query heads are counted", "Only keys and values are kept: n_kv_heads."),
+        1 / 2: ("only keys or only values are counted", "Both are kept: a factor of 2."),
+        1 / c.n_layers: ("one layer is counted", "Every layer has a cache of its own."),
+        8: ("these are bits", "A byte has 8 bits; nothing has to be multiplied by 8."),
+        1 / batch: ("one sequence is counted", "Every sequence of the batch has its own past."),
+        1 / size: ("numbers are counted, not bytes", "Multiply by bytes_per_number."),
+        1 / tokens: ("one token is counted", "Multiply by the tokens kept."),
+        1 / c.head_dim: ("one number per head is counted", "A key has head_dim numbers, and so has a value."),
+        c.dim / (c.n_kv_heads * c.head_dim): (
+            "a key is counted as wide as the residual stream",
+            "It has n_kv_heads · head_dim numbers.",
+        ),
+        c.n_layers: ("the layers are counted twice", ""),
+        1 / 1024: ("these are KiB", "Return bytes."),
+        1 / 1024**2: ("these are MiB", "Return bytes."),
+    }
+    if got != right:
+        for n in (1, 2):  # one mistake, else two at once
+            for mistake in itertools.combinations(mistakes, n):
+                if math.isclose(got, right * math.prod(mistake), rel_tol=1e-9):
+                    because, hints = zip(*(mistakes[factor] for factor in mistake), strict=True)
+                    raise NotYet(", and ".join(because), " ".join(hints))
+        raise NotYet(
+            f"for {c.n_layers} layers it gives {got}, and {right} is right", "Count one token of one layer first."
+        )
+    if fn(PRESETS["Llama-3-8B"], 8192, 1, 2) != 2**30:
+        raise NotYet("the small model comes out right but Llama-3-8B does not", "Are all numbers taken from config?")
+    return "Llama-3-8B keeps exactly 1 GiB for 8192 tokens in bfloat16."
+
+
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor,
+    spread: str = "repeat_interleave",
+    scale: str = "root",
+    hide: str = "before",
+    axis: int = -1,
+    after: str = "",
+) -> Tensor:
+    """Grouped-query attention, right by default, with one knob for each classic mistake."""
+    group, d = q.shape[1] // k.shape[1], q.shape[-1]
+    if spread == "repeat_interleave":
+        k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+    else:
+        k, v = k.repeat(1, group, 1, 1), v.repeat(1, group, 1, 1)
+    divisor = {
+        "root": d**0.5,
+        "none": 1,
+        "head_dim": d,
+        "heads": q.shape[1] ** 0.5,
+        "dim": (q.shape[1] * d) ** 0.5,
+        "inverse": d**-0.5,
+    }
+    scores = q @ k.mT / divisor[scale]
+    if hide == "inverted":
+        mask = ~mask
+    elif hide == "top-left":
+        mask = torch.ones_like(mask).tril()
+    if hide == "zero score":
+        scores = scores.masked_fill(~mask, 0.0)
+    elif hide not in ("never", "after"):
+        scores = scores.masked_fill(~mask, float("-inf"))
+    weights = scores.softmax(dim=axis)
+    if hide == "after":
+        weights = weights.masked_fill(~mask, 0.0)
+    out = weights @ v
+    return out.tanh() if after == "tanh" else out
+
+
+# Each classic mistake: the knobs that make it, what it is, what to try.
+_MISTAKES: list[tuple[dict, str, str]] = [
+    (
+        {"spread": "repeat"},
+        "query heads are dealt out to key heads like cards, as `repeat` orders them",
+        "Neighbours share in a Llama: `repeat_interleave`, or query head h reads h // group.",
+    ),
+    ({"scale": "none"}, "the scores are not divided", "Divide q·k by the root of head_dim."),
+    ({"scale": "head_dim"}, "the scores are divided by head_dim itself", "Divide by its root."),
+    ({"scale": "heads"}, "the scores are divided by the root of the number of heads", "It is the root of head_dim."),
+    ({"scale": "dim"}, "the scores are divided by the root of the whole width", "One head has q.shape[-1] numbers."),
+    ({"scale": "inverse"}, "the scores are multiplied by the root of head_dim", "Divide."),
+    ({"hide": "never"}, "the mask is not used, so queries see the future", "Where mask is False the score is -inf."),
+    ({"hide": "inverted"}, "the mask is read the wrong way round", "True means: may look."),
+    (
+        {"hide": "zero score"},
+        "hidden keys get the score 0, and e^0 is 1: they still take part",
+        "Their score is float('-inf').",
+    ),
+    (
+        {"hide": "after"},
+        "hidden keys are removed after the softmax, so the weights left do not add up to 1",
+        "Mask the scores, then normalise.",
+    ),
+    (
+        {"hide": "top-left"},
+        "the mask is rebuilt from the shapes, aligned at the first key, so new queries cannot see the cache",
+        "Use the mask that is given (or count positions from the start of the cache).",
+    ),
+    ({"axis": -2}, "softmax runs over the queries", "Each query shares out a weight of 1 over the keys: dim=-1."),
+    ({"axis": 1}, "softmax runs over the heads", "Each query shares out a weight of 1 over the keys: dim=-1."),
+    ({"after": "tanh"}, "something non-linear follows the softmax", "The output is the mean of the values, as it is."),
+]
+
+
+@exercise
+def check_gqa(fn: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> str:
+    """fn(q [batch, heads, seq, head_dim], k and v [batch, kv_heads, keys, head_dim], mask [seq, keys]; True: may look)
+    -> [batch, heads, seq, head_dim]. Prints the verdict.
+    """
+    rng = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=rng)
+
+    shapes = [
+        ("grouped heads", 6, 2, 8, 8),
+        ("new queries behind a cache", 6, 2, 3, 8),
+        ("multi-head", 4, 4, 5, 5),
+        ("multi-query", 4, 1, 5, 5),
+        ("one new token", 6, 3, 1, 9),
+    ]
+    for name, heads, kv_heads, seq, keys in shapes:
+        q, k, v = draw(2, heads, seq, 16), draw(2, kv_heads, keys, 16), draw(2, kv_heads, keys, 16)
+        mask = torch.arange(keys) <= torch.arange(keys - seq, keys)[:, None]
+        given = [x.clone() for x in (q, k, v, mask)]
+        got = fn(*given)
+        if not all(torch.equal(a, b) for a, b in zip(given, (q, k, v, mask), strict=True)):
+            raise NotYet("the function changes its inputs", "Make new tensors; avoid += and methods that end in _.")
+        if isinstance(got, Tensor) and got.shape == (2, seq, heads, 16) and seq != heads:
+            raise NotYet("heads and tokens are swapped in the result", "Return [batch, heads, seq, head_dim].")
+        for knobs, because, hint in _MISTAKES:  # before the shape and finiteness checks: some of these make nan
+            wrong = _attend(q, k, v, mask, **knobs)
+            if isinstance(got, Tensor) and got.shape == wrong.shape and not _match(wrong, _attend(q, k, v, mask)):
+                if torch.allclose(got, wrong, atol=1e-4, equal_nan=True):
+                    raise NotYet(because, hint)
+        got = tensor_of(got, q.shape)
+        if not torch.allclose(got, _attend(q, k, v, mask), atol=1e-4):
+            raise NotYet(
+                f"with {name} ({heads} query heads, {kv_heads} key/value heads, {seq} queries, {keys} keys) the result "
+                "is wrong, and it is none of the usual mistakes",
+                "Compare with your loop over heads, one step at a time.",
+            )
+    return "grouped, multi-head and multi-query, with and without a cache."
+
+
+@exercise
+def check_pool_heads(fn: Callable[[Tensor, int, int], Tensor]) -> str:
+    """fn(weight [heads * head_dim, dim], n_kv_heads, head_dim) -> [n_kv_heads * head_dim, dim]. Prints the verdict."""
+    rng = torch.Generator().manual_seed(0)
+    heads, kv, d, dim = 6, 2, 4, 5
+    weight = torch.randn(heads * d, dim, generator=rng)
+    by_head = weight.unflatten(0, (heads, d))
+    right = by_head.unflatten(0, (kv, heads // kv)).mean(dim=1).flatten(0, 1)
+    got = fn(weight.clone(), kv, d)
+    if isinstance(got, Tensor) and got.shape == weight.shape:
+        raise NotYet("the result still has a copy for every query head", "Return n_kv_heads heads, each once.")
+    got = tensor_of(got, right.shape)
+    mistakes = [
+        (
+            by_head.unflatten(0, (heads // kv, kv)).mean(dim=0),
+            "heads are pooled that do not share: head 0 with head 2, 4, …",
+            "Neighbours form a group: split the heads into [n_kv_heads, group].",
+        ),
+        (right.unflatten(0, (kv, d)) * (heads // kv), "the heads are added", "Take their mean."),
+        (by_head[:: heads // kv], "the first head of each group is kept", "Take the mean over the group."),
+        (by_head[:kv], "the first heads are kept and the rest dropped", "Take the mean over each group."),
+        (
+            weight.unflatten(0, (kv, d, heads // kv)).mean(dim=2),
+            "rows are pooled within a head",
+            "Row i of a head belongs with row i of the other heads of its group.",
+        ),
+    ]
+    for wrong, because, hint in mistakes:
+        if _match(got, wrong.flatten(0, 1)):
+            raise NotYet(because, hint)
+    if not _match(got, right):
+        raise NotYet(
+            "the heads are not the means of their groups", "Shape [kv, group, head_dim, dim], mean over group."
+        )
+    copies = right.unflatten(0, (kv, d)).repeat_interleave(4, dim=0).flatten(0, 1)
+    if not _match(fn(copies, kv, d), right):
+        raise NotYet(
+            "pooling copies of a head does not give the head back when there are 4 in a group",
+            "Work the group size out from the shape of the weight.",
+        )
+    return "and pooling copies of a head gives the head back, which proves the order of the groups."
