@@ -133,7 +133,7 @@ def check_rotate(fn: Callable[[Tensor, Tensor, float], Tensor]) -> str:
         halves = turn(x, positions, base, pairs="halves")
         mistakes = [
             (
-                turn(x, positions, base, sign=-1),
+                turn(x, positions, base, sign=-1.0),
                 "the rotation goes the wrong way round",
                 "Swap the signs of the two sin terms.",
             ),
@@ -153,9 +153,9 @@ def check_rotate(fn: Callable[[Tensor, Tensor, float], Tensor]) -> str:
                 "the angles were turned into degrees",
                 "torch.cos wants radians.",
             ),
-            (turn(x, positions, base, exponent=1), "the exponent is half of what it should be", "It is -2i/d."),
+            (turn(x, positions, base, exponent=1.0), "the exponent is half of what it should be", "It is -2i/d."),
             (
-                turn(x, positions, base, exponent=4),
+                turn(x, positions, base, exponent=4.0),
                 "the exponent is twice what it should be",
                 "It is -2i/d, i = 0, 1, 2, …",
             ),
@@ -240,14 +240,14 @@ def _restart(x: Tensor, positions: Tensor) -> Tensor:
 
 
 def _one_sign(x: Tensor, positions: Tensor) -> Tensor:
-    y, back = turn(x, positions), turn(x, positions, sign=-1)
+    y, back = turn(x, positions), turn(x, positions, sign=-1.0)
     y[:, 1::2] = back[:, 1::2]
     return y
 
 
 ROPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "pairs x_i with x_(i + d/2)": lambda x, p: turn(x, p, pairs="halves"),
-    "turns the wrong way": lambda x, p: turn(x, p, sign=-1),
+    "turns the wrong way": lambda x, p: turn(x, p, sign=-1.0),
     "has one sign wrong": _one_sign,
     "uses base 500": lambda x, p: turn(x, p, 500.0),
     "counts positions from 0 again, cache or not": _restart,

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from matplotlib.colors import LogNorm
 from torch import Tensor
 
@@ -18,6 +18,8 @@ def draw_clock_faces(
     fig, axes = plt.subplots(1, len(positions), figsize=(WIDTH, 2.75))
     for ax, (m, n) in zip(axes, positions, strict=True):
         ax.add_patch(plt.Circle((0, 0), 1.5, facecolor="none", edgecolor=COLOUR["faint"], linewidth=2))
+        hours = np.exp(1j * np.arange(12) * np.pi / 6)
+        ax.plot(1.42 * hours.real, 1.42 * hours.imag, ".", color="#BBBBBB", markersize=3)
         tips = []
         for hand, position, idea, name in ((q, m, "query", "q"), (k, n, "key", "k")):
             turn = np.exp(1j * position * angle_per_token)
@@ -42,7 +44,7 @@ def draw_clock_faces(
         between = np.angle(tips[1] / tips[0])
         arc = 0.45 * np.exp(1j * (np.angle(tips[0]) + np.linspace(0, between, 40)))
         ax.plot(arc.real, arc.imag, color=COLOUR["position"], linewidth=2)
-        ax.set(xlim=(-1.75, 1.75), ylim=(-1.75, 1.75), aspect="equal", xticks=[], yticks=[])
+        ax.set(xlim=(-1.55, 1.55), ylim=(-1.55, 1.55), aspect="equal", xticks=[], yticks=[])
         ax.set_title(f"query at {m}, key at {n}", loc="center")
         ax.set_xlabel(f"score {(tips[0] * tips[1].conjugate()).real:.2f}", size=12)
         ax.spines[:].set_visible(False)
@@ -83,7 +85,7 @@ def draw_likeness(curves: Mapping[str, Float[Tensor, "n"]]) -> None:
 def draw_angle_map(cosines: Float[Tensor, "positions half"]) -> None:
     """cos(position · frequency) as a picture: one row for each pair, fastest on top."""
     fig, ax = plt.subplots(figsize=(WIDTH, 3.6))
-    image = ax.imshow(cosines.T, aspect="auto", cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+    image = ax.imshow(cosines.T.numpy(), aspect="auto", cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
     ax.set(xlabel="position (tokens)", ylabel="pair i (fast above, slow below)")
     fig.colorbar(image, ax=ax, label="cos(position · $\\theta_i$)", ticks=(-1, 0, 1))
     plt.show()
@@ -91,18 +93,18 @@ def draw_angle_map(cosines: Float[Tensor, "positions half"]) -> None:
 
 def draw_wavelengths(models: Mapping[str, tuple[Float[Tensor, "half"], int]]) -> None:
     """Wavelength of each pair on a log axis, a panel for each model, given (frequencies, context length)."""
-    fig, axes = plt.subplots(len(models), 1, figsize=(WIDTH, 1.9 * len(models)), sharey=True)
-    for ax, (label, (freqs, context)) in zip(np.atleast_1d(axes), models.items(), strict=True):
+    fig, axes = plt.subplots(len(models), 1, figsize=(WIDTH, 1.9 * len(models)), sharey=True, squeeze=False)
+    for ax, (label, (freqs, context)) in zip(axes[:, 0], models.items(), strict=True):
         wavelengths = 2 * np.pi / freqs.double()
         inside = wavelengths <= context
         i = np.arange(len(freqs))
         for chosen, idea, text, where in (
-            (inside, "position", "turns at least once", 0.02),
-            (~inside, "residual", "never completes a turn", 0.98),
+            (inside, "position", "turn at least once", 0.02),
+            (~inside, "residual", "never complete a turn", 0.98),
         ):
             ax.plot(i[chosen], wavelengths[chosen], "o", color=COLOUR[idea], markersize=4)
             side = "left" if where < 0.5 else "right"
-            text = f"{int(chosen.sum())} pairs: {text}"
+            text = f"{int(chosen.sum())} pairs {text}"
             ax.text(
                 where,
                 0.9 if where < 0.5 else 0.08,
@@ -117,12 +119,12 @@ def draw_wavelengths(models: Mapping[str, tuple[Float[Tensor, "half"], int]]) ->
         ax.set_yscale("log")
         ax.set_title(label)
         ax.set_ylabel("tokens per turn")
-    axes[-1].set_xlabel("pair i")
+    axes[-1, 0].set_xlabel("pair i")
     plt.show()
 
 
 def draw_decay(
-    distances: Float[Tensor, "n"],
+    distances: Int[Tensor, "n"],
     ones: Float[Tensor, "n"],
     random_scores: Float[Tensor, "draws n"],
     built: Float[Tensor, "n"],
@@ -131,13 +133,13 @@ def draw_decay(
     """Score against distance for three kinds of q and k; random ones as a mean and a band of one standard deviation."""
     fig, axes = plt.subplots(3, 1, figsize=(WIDTH, 5.4), sharex=True)
     mean, std = random_scores.mean(0), random_scores.std(0)
-    axes[0].plot(distances, ones, color=COLOUR["position"])
+    axes[0].plot(distances, ones, color=COLOUR["position"], linewidth=1.2)
     axes[0].set_title("q = k = all ones: it decays")
     axes[1].fill_between(distances, mean - std, mean + std, color=COLOUR["faint"])
     axes[1].plot(distances, random_scores[0], color=COLOUR["position"], linewidth=0.8)
     axes[1].plot(distances, mean, color=COLOUR["real"])
     axes[1].set_title(f"q and k random: one draw, and mean ± std of {len(random_scores)}")
-    axes[2].plot(distances, built, color=COLOUR["position"])
+    axes[2].plot(distances, built, color=COLOUR["position"], linewidth=1.2)
     axes[2].axvline(peak, color=COLOUR["key"], linewidth=1, linestyle="--")
     axes[2].set_title(f"k built for distance {peak}: it peaks there")
     for ax in axes:
@@ -150,14 +152,15 @@ def draw_decay(
 def draw_pair_strength(strength: Float[Tensor, "layers half"], turns: Float[Tensor, "half"]) -> None:
     """Mean |q_i||k_i|/√d of each pair in each layer, and which pairs complete a turn within the context."""
     fig, (top, ax) = plt.subplots(2, 1, figsize=(WIDTH, 5.0), sharex=True, height_ratios=(1, 2.2))
-    top.bar(range(len(turns)), strength.mean(0), color=COLOUR["real"], width=0.8)
-    top.set(ylabel="mean of\nall layers", xlim=(-0.5, len(turns) - 0.5))
-    image = ax.imshow(strength, aspect="auto", norm=LogNorm(), interpolation="nearest")
+    top.bar(range(len(turns)), strength.mean(0).tolist(), color=COLOUR["real"], width=0.8)
+    top.set(ylabel="mean of\nall layers", xlim=(-0.5, len(turns) - 0.5), ylim=(0, 1.3 * float(strength.mean(0).max())))
+    image = ax.imshow(strength.numpy(), aspect="auto", norm=LogNorm(), interpolation="nearest")
     ax.set(xlabel="pair i (fast on the left, slow on the right)", ylabel="layer")
     slow = int((turns < 1).nonzero()[0])
     for panel in (top, ax):
         panel.axvline(slow - 0.5, color=COLOUR["key"], linewidth=1.5, linestyle="--")
-    top.text(slow - 0.2, top.get_ylim()[1], "less than one turn →", color=COLOUR["key"], va="top")
+    top.text(slow - 0.2, top.get_ylim()[1], "less than one turn →", color=COLOUR["key"], va="top", ha="left")
+    top.text(slow - 0.8, top.get_ylim()[1], "← at least one turn", color=COLOUR["key"], va="top", ha="right")
     fig.colorbar(image, ax=ax, label="$|q_i||k_i|/\\sqrt{d}$")
     plt.show()
 
@@ -165,10 +168,10 @@ def draw_pair_strength(strength: Float[Tensor, "layers half"], turns: Float[Tens
 def draw_previous_token_head(
     weights: Float[Tensor, "seq seq"], scores: Mapping[str, Float[Tensor, "distances"]], tokens: Sequence[str]
 ) -> None:
-    """A head's attention map (first tokens), and its mean score against distance, split by groups of pairs."""
+    """A head's attention map (first tokens), and three lines of mean score against distance: fast, slow, total."""
     fig, (ax, below) = plt.subplots(2, 1, figsize=(WIDTH, 8.2), height_ratios=(1.9, 1))
     n = len(tokens)
-    ax.imshow(weights[:n, :n], cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    ax.imshow(weights[:n, :n].numpy(), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     ax.set_xticks(range(n), tokens, rotation=90)
     ax.set_yticks(range(n), tokens)
     ax.set(xlabel="key token", ylabel="query token")
@@ -177,7 +180,8 @@ def draw_previous_token_head(
         below.plot(line, dash, marker="o", markersize=3.5, color=COLOUR[idea])
         below.text(len(line) - 0.6, line[-1], label, color=COLOUR[idea], va="center")
     below.axhline(0, color=COLOUR["faint"], linewidth=1, zorder=0)
-    below.set(xlabel="distance (tokens)", ylabel="mean score", xlim=(-0.3, 1.32 * len(next(iter(scores.values())))))
+    shown = len(next(iter(scores.values())))
+    below.set(xlabel="distance (tokens)", ylabel="mean score", xlim=(-0.3, 1.32 * shown), xticks=range(0, shown, 5))
     plt.show()
 
 
