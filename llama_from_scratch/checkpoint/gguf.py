@@ -3,6 +3,8 @@
 Format: ggml/docs/gguf.md in the llama.cpp repository. Importing this module needs the package `gguf`.
 """
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,23 +35,21 @@ class GGUFFile(gguf.GGUFReader):
     def __init__(self, path: Path | str) -> None:
         self.path = path
         try:
-            super().__init__(
-                path, "c"
-            )  # "c": private pages, so that arrays are writable as torch wants and the file is not
-        except (ValueError, KeyError, IndexError, TypeError, OverflowError, MemoryError) as error:
+            super().__init__(path, "c")  # private pages: arrays are writable, as torch wants them, and the file is not
+        except (ValueError, KeyError, IndexError, OverflowError, MemoryError) as error:
             raise CheckpointError(f"{path} is not a whole GGUF file ({error}); download it again") from None
 
-    def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> np.ndarray:
+    def _get(self, offset: Any, dtype: Any, count: Any = 1, override_order: Any = None) -> np.ndarray:
         end = int(offset) + np.dtype(dtype).itemsize * int(count)
         if end > len(self.data):
             raise ValueError(f"it ends after {len(self.data)} bytes, and byte {end} is needed")
         return super()._get(offset, dtype, count, override_order)
 
-    def _get_field_parts(self, orig_offs: int, raw_type: int) -> tuple[int, list, list[int], list]:
-        if raw_type != gguf.GGUFValueType.ARRAY:
-            return super()._get_field_parts(orig_offs, raw_type)
+    def _get_field_parts(self, orig_offs: Any, raw_type: Any) -> tuple[int, list, list[int], list]:
         if self.byte_order == "S":
             raise ValueError("it is big-endian, and only little-endian files can be read")
+        if raw_type != gguf.GGUFValueType.ARRAY:
+            return super()._get_field_parts(orig_offs, raw_type)
         kind = gguf.GGUFValueType(int(self._get(orig_offs, np.uint32)[0]))
         count = int(self._get(orig_offs + 4, np.uint64)[0])
         start, types = orig_offs + 12, [gguf.GGUFValueType.ARRAY, kind]
@@ -98,14 +98,23 @@ def _stored_tensor(file: GGUFFile, tensor: gguf.ReaderTensor, config: LlamaConfi
     shape = tuple(int(n) for n in reversed(tensor.shape))  # GGUF counts dimensions from the fastest one
     heads = {"q_proj": config.n_heads, "k_proj": config.n_kv_heads}.get(name.split(".")[-2])
 
-    def read(dtype: torch.dtype, device: torch.device | str) -> Tensor:
-        weight = torch.empty(shape, dtype=dtype, device=device)
-        rows = max(1, CHUNK // shape[-1])
-        for i in range(0, shape[0], rows):
-            weight[i : i + rows] = torch.from_numpy(_dequantise(file, tensor, slice(i, i + rows)))
-        return adjacent_to_halves(weight, heads) if heads else weight
-
+    read = partial(_read, file, tensor, shape, heads)
     return StoredTensor(name, tensor.name, shape, tensor.tensor_type.name, tensor.n_bytes, read)
+
+
+def _read(
+    file: GGUFFile,
+    tensor: gguf.ReaderTensor,
+    shape: tuple[int, ...],
+    heads: int | None,
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> Tensor:
+    weight = torch.empty(shape, dtype=dtype, device=device)
+    rows = max(1, CHUNK // shape[-1])
+    for i in range(0, shape[0], rows):
+        weight[i : i + rows] = torch.from_numpy(_dequantise(file, tensor, slice(i, i + rows)))
+    return adjacent_to_halves(weight, heads) if heads else weight
 
 
 def _dequantise(file: GGUFFile, tensor: gguf.ReaderTensor, rows: slice) -> np.ndarray:
@@ -122,16 +131,21 @@ def _config(file: GGUFFile, stored: dict[str, gguf.ReaderTensor], divisors: gguf
     architecture = file.value("general.architecture")
     if architecture != "llama":
         raise CheckpointError(f"{file.path} holds the architecture {architecture!r}; only 'llama' can be loaded")
-    if "token_embd.weight" not in stored:
-        raise CheckpointError(
-            f"{file.path}: token_embd.weight is missing; a checkpoint must hold every weight of its config"
-        )
+    embedding = stored.get("token_embd.weight")
+    if embedding is None or len(embedding.shape) != 2:
+        raise CheckpointError(f"{file.path}: token_embd.weight is missing or not a matrix; a model needs its embedding")
 
     def whole(key: str, default: int | None = None) -> int:
         number = file.value(f"llama.{key}", default)
         if type(number) is not int or number < 1:
             raise CheckpointError(f"{file.path}: llama.{key} is {number!r}; it must be a whole number of at least 1")
         return number
+
+    def number(key: str, default: float | None = None) -> float:
+        number = file.value(f"llama.{key}", default)
+        if type(number) is not float:
+            raise CheckpointError(f"{file.path}: llama.{key} is {number!r}; it must be a number with a fraction")
+        return _short(number)
 
     dim, n_heads = whole("embedding_length"), whole("attention.head_count")
     head_dim = whole("attention.key_length", whole("rope.dimension_count", dim // n_heads))
@@ -140,22 +154,21 @@ def _config(file: GGUFFile, stored: dict[str, gguf.ReaderTensor], divisors: gguf
             raise CheckpointError(
                 f"{file.path}: llama.{key} is {whole(key)} and heads are {head_dim} wide; they must be equal"
             )
-    theta = _short(file.value("llama.rope.freq_base", 10000.0))
     try:
-        return LlamaConfig(
-            vocab_size=int(stored["token_embd.weight"].shape[-1]),
+        config = LlamaConfig(
+            vocab_size=int(embedding.shape[1]),
             dim=dim,
             n_layers=whole("block_count"),
             n_heads=n_heads,
             n_kv_heads=whole("attention.head_count_kv", n_heads),
             head_dim=head_dim,
             ffn_dim=whole("feed_forward_length"),
-            norm_eps=_short(file.value("llama.attention.layer_norm_rms_epsilon")),
-            rope_theta=theta,
-            rope_scaling=_scaling(file) if divisors is None else _llama3_scaling(file, divisors, head_dim, theta),
+            norm_eps=number("attention.layer_norm_rms_epsilon"),
+            rope_theta=number("rope.freq_base", 10000.0),
             max_seq_len=whole("context_length"),
             tie_embeddings="output.weight" not in stored,
         )
+        return replace(config, rope_scaling=_scaling(file, divisors, config))
     except CheckpointError:
         raise
     except ValueError as error:
@@ -167,35 +180,38 @@ def _short(number: Any) -> Any:
     return float(str(np.float32(number))) if isinstance(number, float) else number
 
 
-def _scaling(file: GGUFFile) -> RopeScaling | None:
-    prefix = "llama.rope.scal"  # also the older llama.rope.scale_linear
+def _scaling(file: GGUFFile, divisors: gguf.ReaderTensor | None, config: LlamaConfig) -> RopeScaling | None:
+    prefix = "llama.rope.scal"  # catches the older llama.rope.scale_linear, too
     given = {key.rsplit(".", 1)[-1]: _short(file.value(key)) for key in file.fields if key.startswith(prefix)}
-    kind = given.pop("type", "none")
-    if kind == "none":
-        return None
     given.pop("finetuned", None)
+    kind = given.pop("type", "none")
+    if divisors is not None and kind == "none":
+        return _llama3_scaling(file, divisors, config, given.get("original_context_length", 8192))
+    if kind == "none" and not given:
+        return None
     names = {"factor": "factor", "original_context_length": "original_max_seq_len"}
     names |= {"yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow"}
-    if kind not in ("linear", "yarn") or given.keys() - names.keys():
+    known = all(key in names and type(number) in (int, float) for key, number in given.items())
+    if divisors is not None or kind not in ("linear", "yarn") or "factor" not in given or not known:
         raise CheckpointError(
-            f"{file.path}: RoPE scaling {kind!r} with {', '.join(given)}; "
-            f"known are 'linear' and 'yarn' with {', '.join(names)}"
+            f"{file.path}: RoPE scaling {kind!r} with {given or 'no settings'} is not known; "
+            f"known are rope_freqs.weight alone, and 'linear' or 'yarn' with {', '.join(names)}"
         )
     return RopeScaling(kind, **{names[key]: number for key, number in given.items()})
 
 
-def _llama3_scaling(file: GGUFFile, divisors: gguf.ReaderTensor, head_dim: int, theta: float) -> RopeScaling:
+def _llama3_scaling(
+    file: GGUFFile, divisors: gguf.ReaderTensor, config: LlamaConfig, training_context: Any
+) -> RopeScaling:
     """Llama 3.1 and later store no rule, only the number that each frequency is divided by. The slowest are divided by
     `factor`, which gives the rule; it is accepted if it explains all the others."""
-    numbers = torch.from_numpy(_dequantise(file, divisors, slice(None)).copy()).flatten()
-    original = file.value("llama.rope.scaling.original_context_length", 8192)
-    scaling = RopeScaling("llama3", float(numbers[-1]), original_max_seq_len=original)
-    expected, _ = scaled_frequencies(head_dim, theta, scaling)
-    if len(numbers) != len(expected) or not torch.allclose(
-        rope_frequencies(head_dim, theta) / numbers, expected, rtol=1e-4
-    ):
-        raise CheckpointError(
-            f"{file.path}: rope_freqs.weight does not follow the rule of Llama 3.1 for a training context "
-            f"of {original}; other rules cannot be loaded"
-        )
-    return scaling
+    if divisors.shape.tolist() == [config.head_dim // 2] and type(training_context) is int:
+        numbers = torch.from_numpy(_dequantise(file, divisors, slice(None)).copy())
+        scaling = RopeScaling("llama3", float(numbers[-1]), original_max_seq_len=training_context)
+        expected, _ = scaled_frequencies(config.head_dim, config.rope_theta, scaling)
+        if torch.allclose(rope_frequencies(config.head_dim, config.rope_theta) / numbers, expected, rtol=1e-4, atol=0):
+            return scaling
+    raise CheckpointError(
+        f"{file.path}: rope_freqs.weight does not follow the rule of Llama 3.1 for a training context "
+        f"of {training_context}; other rules cannot be loaded"
+    )

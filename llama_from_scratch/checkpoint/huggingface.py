@@ -18,8 +18,7 @@ from .names import FROM_HUGGING_FACE, TO_HUGGING_FACE, translate
 from .stored import Checkpoint, CheckpointError, StoredTensor
 
 CONFIG, WHOLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-FLOATS = ("F64", "F32", "F16", "BF16")
-BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # of one number
 
 
 def read_config(path: Path) -> LlamaConfig:
@@ -126,8 +125,8 @@ def _stored_tensors(path: Path) -> list[StoredTensor]:
         raise CheckpointError(f"{path} is not a whole safetensors file ({error}); download it again") from None
 
     def stored_tensor(name: str, shape: tuple[int, ...], stored_type: str) -> StoredTensor:
-        if stored_type not in FLOATS:
-            raise CheckpointError(f"{path}: {name} is stored as {stored_type}; known are {', '.join(FLOATS)}")
+        if stored_type not in BYTES:
+            raise CheckpointError(f"{path}: {name} is stored as {stored_type}; known are {', '.join(BYTES)}")
         # get_tensor is a private view of the file: writable, and read from disk only when it is looked at.
         read = lambda dtype, device: file.get_tensor(name).to(device, dtype)  # noqa: E731
         ours, n_bytes = translate(name, FROM_HUGGING_FACE), BYTES[stored_type] * torch.Size(shape).numel()

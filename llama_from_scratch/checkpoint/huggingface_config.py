@@ -6,17 +6,21 @@ from typing import Any
 
 import torch
 
-from ..config import LlamaConfig, RopeScaling
+from ..config import SCALING_KINDS, LlamaConfig, RopeScaling
 from .stored import CheckpointError
 
-# What our model does; any other value is another model. A missing key means the first value.
-REQUIRED = {
+# What our model does; any other value makes another model. A missing key means the first value.
+ALLOWED = {
     "model_type": ("llama",),
     "hidden_act": ("silu", "swish"),
     "attention_bias": (False, None),
     "mlp_bias": (False, None),
+    "tie_word_embeddings": (False, True, None),
+    "partial_rotary_factor": (1.0, None),
     "quantization_config": (None,),
 }
+
+ORIGINAL = "original_max_position_embeddings"  # the context length of training
 
 
 def config_from_json(content: dict[str, Any], path: Path) -> LlamaConfig:
@@ -28,74 +32,87 @@ def config_from_json(content: dict[str, Any], path: Path) -> LlamaConfig:
     Raises:
         CheckpointError: naming the key, if this is not a Llama or has a part that we do not model.
     """
-    for key, allowed in REQUIRED.items():
+    for key, allowed in ALLOWED.items():
         if (value := content.get(key, allowed[0])) not in allowed:
-            raise CheckpointError(f"{path}: {key} is {value!r}; only {allowed[0]!r} can be loaded")
-
-    def number(key: str, default: Any = None, section: dict = content) -> Any:
-        value = default if section.get(key) is None else section[key]
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise CheckpointError(f"{path}: {key} is {value!r}; it must be a number")
-        return value
-
-    rope = content.get("rope_parameters") or content.get("rope_scaling") or {}
+            raise CheckpointError(f"{path}: {key} is {value!r}; only {' or '.join(map(repr, allowed))} can be loaded")
+    # The first that says anything, as in transformers 5.
+    rope = content.get("rope_scaling") or content.get("rope_parameters") or {}
     if not isinstance(rope, dict):
         raise CheckpointError(f"{path}: its RoPE settings are {rope!r}; they must be an object in braces")
-    max_seq_len = number("max_position_embeddings", 2048)
-    n_heads, dim = number("num_attention_heads"), number("hidden_size")
+    if content.get(ORIGINAL) is not None:  # may stand outside its section, and then counts more
+        rope = rope | {ORIGINAL: content[ORIGINAL]}
     try:
-        scaling = _scaling(rope, number, content.get("original_max_position_embeddings") or max_seq_len)
-        if (
-            scaling and scaling.kind == "dynamic"
-        ):  # transformers keeps the training length here, and stretches without limit
-            max_seq_len = int(scaling.factor * max_seq_len)
-        return LlamaConfig(
-            vocab_size=number("vocab_size"),
-            dim=dim,
-            n_layers=number("num_hidden_layers"),
-            n_heads=n_heads,
-            n_kv_heads=number("num_key_value_heads", n_heads),
-            head_dim=number("head_dim", dim // max(n_heads, 1)),
-            ffn_dim=number("intermediate_size"),
-            norm_eps=number("rms_norm_eps", 1e-6),
-            rope_theta=number("rope_theta", number("rope_theta", 10000.0), rope),
-            rope_scaling=scaling,
-            max_seq_len=max_seq_len,
-            tie_embeddings=bool(content.get("tie_word_embeddings", False)),
-        )
-    except CheckpointError:
-        raise
-    except ValueError as error:
+        return _config(content, rope)
+    except (ValueError, ArithmeticError) as error:
         raise CheckpointError(f"{path}: {error}") from None
 
 
-def _scaling(rope: dict[str, Any], number: Any, max_seq_len: int) -> RopeScaling | None:
+def _config(content: dict[str, Any], rope: dict[str, Any]) -> LlamaConfig:
+    n_heads, dim = _whole(content, "num_attention_heads"), _whole(content, "hidden_size")
+    max_seq_len = _whole(content, "max_position_embeddings", 2048)
+    scaling = _scaling(rope, max_seq_len)
+    if scaling and scaling.kind == "dynamic":  # transformers keeps the training length here and stretches without limit
+        max_seq_len = int(scaling.factor * max_seq_len)
+    return LlamaConfig(
+        vocab_size=_whole(content, "vocab_size"),
+        dim=dim,
+        n_layers=_whole(content, "num_hidden_layers"),
+        n_heads=n_heads,
+        n_kv_heads=_whole(content, "num_key_value_heads", n_heads),
+        head_dim=_whole(content, "head_dim", dim // n_heads),
+        ffn_dim=_whole(content, "intermediate_size"),
+        norm_eps=_number(content, "rms_norm_eps", 1e-6),
+        rope_theta=_number(rope, "rope_theta", _number(content, "rope_theta", 10000.0)),
+        rope_scaling=scaling,
+        max_seq_len=max_seq_len,
+        tie_embeddings=content.get("tie_word_embeddings") is True,
+    )
+
+
+def _whole(section: dict[str, Any], key: str, default: int | None = None) -> int:
+    value = default if section.get(key) is None else section[key]
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{key} is {value!r}; it must be a whole number of at least 1")
+    return value
+
+
+def _number(section: dict[str, Any], key: str, default: float | None = None) -> float:
+    value = default if section.get(key) is None else section[key]
+    if type(value) not in (int, float):
+        raise ValueError(f"{key} is {value!r}; it must be a number")
+    return float(value)
+
+
+def _scaling(rope: dict[str, Any], max_seq_len: int) -> RopeScaling | None:
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if rope.get("partial_rotary_factor", 1.0) != 1.0 or rope.get("truncate", True) is not True:
-        raise ValueError("RoPE with partial_rotary_factor or without truncate is not modelled here")
+    for key, only in {"truncate": True, "partial_rotary_factor": 1.0}.items():
+        if rope.get(key, only) != only:
+            raise ValueError(f"RoPE's {key} is {rope[key]!r}; only {only!r} can be loaded")
     if kind == "default":
         return None
-    given = {"factor": number("factor", section=rope)}
+    if kind not in SCALING_KINDS:
+        raise ValueError(f"RoPE scaling is {kind!r}; known are default, {', '.join(SCALING_KINDS)}")
+    given = {"factor": _number(rope, "factor")}
     if kind == "dynamic":
         given["original_max_seq_len"] = max_seq_len
     if kind in ("llama3", "yarn"):
-        given["original_max_seq_len"] = number("original_max_position_embeddings", max_seq_len, rope)
+        given["original_max_seq_len"] = _whole(rope, ORIGINAL, max_seq_len)
         for key in ("low_freq_factor", "high_freq_factor") if kind == "llama3" else ("beta_fast", "beta_slow"):
             if rope.get(key) is not None:
-                given[key] = number(key, section=rope)
+                given[key] = _number(rope, key)
     if kind == "yarn":
-        given["attention_factor"] = _attention_factor(rope, number)
+        given["attention_factor"] = _attention_factor(rope)
     return RopeScaling(kind, **given)
 
 
-def _attention_factor(rope: dict[str, Any], number: Any) -> float | None:
+def _attention_factor(rope: dict[str, Any]) -> float | None:
     """Given as such, or as a ratio of two temperatures (DeepSeek's `mscale`), or left to YaRN's formula."""
     if rope.get("attention_factor") is not None:
-        return number("attention_factor", section=rope)
+        return _number(rope, "attention_factor")
     if not (rope.get("mscale") and rope.get("mscale_all_dim")):
         return None
-    log = 0.1 * math.log(max(number("factor", section=rope), 1))
-    return (number("mscale", section=rope) * log + 1) / (number("mscale_all_dim", section=rope) * log + 1)
+    log = 0.1 * math.log(max(_number(rope, "factor"), 1))
+    return (_number(rope, "mscale") * log + 1) / (_number(rope, "mscale_all_dim") * log + 1)
 
 
 def config_to_json(config: LlamaConfig, dtype: torch.dtype) -> dict[str, Any]:
@@ -144,7 +161,7 @@ def _scaling_to_json(scaling: RopeScaling | None) -> dict[str, Any] | None:
     section = {
         "rope_type": scaling.kind,
         "factor": scaling.factor,
-        "original_max_position_embeddings": scaling.original_max_seq_len,
+        ORIGINAL: scaling.original_max_seq_len,
     }
     if scaling.kind == "llama3":
         return section | {"low_freq_factor": scaling.low_freq_factor, "high_freq_factor": scaling.high_freq_factor}

@@ -30,7 +30,10 @@ def resolve(name: str | Path, *, weights: bool = True) -> Path:
             f"{name} is a pickle, and unpickling a file can run any code that its author put there; "
             "use the safetensors or GGUF version of this model"
         )
-    if path.is_dir() or (path.is_file() and (path.suffix == ".safetensors" or _is_gguf(path))):
+    if path.is_dir():
+        alone = list(path.glob("*.gguf"))
+        return alone[0] if len(alone) == 1 and not (path / "config.json").exists() else path
+    if path.is_file() and (path.suffix == ".safetensors" or _is_gguf(path)):
         return path
     if path.is_file():
         raise CheckpointError(f"{name} is neither a GGUF nor a .safetensors file; {ALLOWED}")

@@ -1,0 +1,71 @@
+"""GGUF files for tests, written with the package gguf. Our own tables of names and permutations take no part."""
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+import torch
+import transformers
+from reference import to_meta_rows
+
+TYPES = gguf.GGMLQuantizationType
+
+
+def hf_weights(theirs: transformers.LlamaForCausalLM) -> dict[str, torch.Tensor]:
+    """Every weight under its name in transformers; a tied lm_head is left out."""
+    return {name: weight.detach().clone() for name, weight in theirs.named_parameters()}
+
+
+def write_gguf(
+    path: Path,
+    config: transformers.LlamaConfig,
+    weights: dict[str, torch.Tensor],  # by their names in transformers; what is no Llama's keeps its name
+    stored_type: gguf.GGMLQuantizationType = TYPES.F32,
+    *,
+    architecture: str = "llama",
+    extra: dict[str, int | float | str | list] | None = None,  # metadata to add or change; None removes a key
+    endian: gguf.GGUFEndian = gguf.GGUFEndian.LITTLE,
+) -> Path:
+    """A GGUF file as llama.cpp's converter writes it: q and k rows in adjacent pairs, norms in F32."""
+    writer = gguf.GGUFWriter(path, architecture, endianess=endian)
+    metadata = {
+        "llama.block_count": config.num_hidden_layers,
+        "llama.context_length": config.max_position_embeddings,
+        "llama.embedding_length": config.hidden_size,
+        "llama.feed_forward_length": config.intermediate_size,
+        "llama.attention.head_count": config.num_attention_heads,
+        "llama.attention.head_count_kv": config.num_key_value_heads,
+        "llama.attention.key_length": config.head_dim,
+        "llama.attention.value_length": config.head_dim,
+        "llama.attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+        "llama.rope.freq_base": config.rope_parameters["rope_theta"],
+        "llama.rope.dimension_count": config.head_dim,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.tokens": [f"token {i}" for i in range(config.vocab_size)],
+        "tokenizer.ggml.token_type": list(range(config.vocab_size)),
+        **(extra or {}),
+    }
+    for key, value in metadata.items():
+        if isinstance(value, str):
+            writer.add_string(key, value)
+        elif isinstance(value, list):
+            writer.add_array(key, value)
+        elif isinstance(value, float):
+            writer.add_float32(key, value)
+        elif value is not None:
+            writer.add_uint32(key, value)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    for name, weight in weights.items():
+        if name.endswith(("q_proj.weight", "k_proj.weight")):
+            weight = to_meta_rows(weight, config.head_dim)
+        theirs = names.get_name(name, try_suffixes=(".weight",)) or name
+        kind = stored_type if weight.dim() == 2 else TYPES.F32
+        data = weight.numpy()
+        if data.dtype == np.float32:
+            data = gguf.quants.quantize(data, kind)
+        writer.add_tensor(theirs, data, raw_dtype=None if kind in (TYPES.F32, TYPES.F16) else kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

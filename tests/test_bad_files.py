@@ -1,0 +1,503 @@
+"""Files that are broken, hostile or not ours: each is refused with one plain error that says what is wrong.
+
+One table for each format: how the file is made from a healthy one -> what the error must say.
+"""
+
+import json
+import pickle
+import random
+import struct
+from pathlib import Path
+
+import gguf
+import pytest
+import torch
+from checkpoint_files import hf_weights, write_gguf
+from reference import random_hf
+from safetensors.torch import load_file, save_file
+
+from llama_from_scratch import LlamaConfig
+from llama_from_scratch.checkpoint import CheckpointError, describe, load_config, load_model, resolve
+
+TINY = LlamaConfig(vocab_size=32, dim=32, n_layers=2, n_heads=2, n_kv_heads=1, head_dim=16, ffn_dim=32)
+UP, NORM = "model.layers.1.mlp.up_proj.weight", "model.layers.1.input_layernorm.weight"
+
+
+def refused(path, expected):
+    """Loading fails with our error, which names the file and says what we expect it to say."""
+    with pytest.raises(CheckpointError, match=expected) as caught:
+        load_model(path)
+    assert Path(path).name in str(caught.value)
+    assert caught.value.__context__ is None or caught.value.__suppress_context__  # one error, not a chain
+
+
+# GGUF
+
+
+def gguf_with(folder, weights=None, **options):
+    """A GGUF file of a tiny model; `weights` adds or changes some, None removes one."""
+    theirs = random_hf(TINY)
+    tensors = {k: v for k, v in (hf_weights(theirs) | (weights or {})).items() if v is not None}
+    return write_gguf(folder / "model.gguf", theirs.config, tensors, **options)
+
+
+def metadata(**values):
+    """A maker of files with these metadata entries; __ stands for a dot."""
+    extra = {"llama." + key.replace("__", "."): value for key, value in values.items()}
+    return lambda folder: gguf_with(folder, extra=extra)
+
+
+def tensors(**weights):
+    return lambda folder: gguf_with(folder, weights={name.replace("__", "."): w for name, w in weights.items()})
+
+
+def bytes_at(position, new):
+    def make(folder):
+        path = gguf_with(folder)
+        content = bytearray(path.read_bytes())
+        content[position : position + len(new)] = new
+        path.write_bytes(content)
+        return path
+
+    return make
+
+
+def replaced(old, new):
+    """A healthy file in which these bytes, which occur once, are others."""
+
+    def make(folder):
+        path = gguf_with(folder)
+        content = path.read_bytes()
+        assert content.count(old) == 1
+        path.write_bytes(content.replace(old, new))
+        return path
+
+    return make
+
+
+def content(data):
+    def make(folder):
+        (folder / "model.gguf").write_bytes(data)
+        return folder / "model.gguf"
+
+    return make
+
+
+def ruined(name, value, kind=gguf.GGMLQuantizationType.F32):
+    """One number of one weight is `value`."""
+
+    def make(folder):
+        weight = hf_weights(random_hf(TINY))[name]
+        weight.view(-1)[-1] = value
+        return gguf_with(folder, {name: weight}, stored_type=kind)
+
+    return make
+
+
+U64 = struct.Struct("<Q").pack
+UP_DIMENSIONS = b"blk.1.ffn_up.weight" + struct.pack("<IQQ", 2, 32, 32)
+
+GGUF_FILES = {
+    "empty": (content(b""), "not a whole GGUF file"),
+    "three bytes": (content(b"GGU"), "not a whole GGUF file .*ends after 3 bytes"),
+    "wrong magic": (bytes_at(0, b"GGML"), "not a whole GGUF file .*magic"),
+    "text": (content(b"Once upon a time there was a llama.\n" * 99), "not a whole GGUF file .*magic"),
+    "version 99": (bytes_at(4, struct.pack("<I", 99)), "version 99"),
+    "big-endian": (lambda folder: gguf_with(folder, endian=gguf.GGUFEndian.BIG), "big-endian"),
+    "2^63 tensors": (bytes_at(8, U64(2**63)), "not a whole GGUF file"),
+    "2^63 metadata entries": (bytes_at(16, U64(2**63)), "not a whole GGUF file"),
+    "2^60 numbers in an array": (
+        replaced(b"token_type" + struct.pack("<IIQ", 9, 5, 32), b"token_type" + struct.pack("<IIQ", 9, 5, 2**60)),
+        "not a whole GGUF file .*is needed",
+    ),
+    "2^60 strings in an array": (
+        replaced(b"tokens" + struct.pack("<IIQ", 9, 8, 32), b"tokens" + struct.pack("<IIQ", 9, 8, 2**60)),
+        "not a whole GGUF file .*is needed",
+    ),
+    "tensor of 2^40 rows": (
+        replaced(UP_DIMENSIONS, b"blk.1.ffn_up.weight" + struct.pack("<IQQ", 2, 32, 2**40)),
+        "not a whole GGUF file .*is needed",
+    ),
+    "tensor whose size overflows": (
+        replaced(UP_DIMENSIONS, b"blk.1.ffn_up.weight" + struct.pack("<IQQ", 2, 2**32, 2**32)),
+        "not a whole GGUF file",
+    ),
+    "unknown stored type": (
+        replaced(UP_DIMENSIONS + struct.pack("<I", 0), UP_DIMENSIONS + struct.pack("<I", 999)),
+        "not a whole GGUF file .*999",
+    ),
+    "type that cannot be decoded": (
+        tensors(**{UP: torch.zeros(32, 32, dtype=torch.int32)}),
+        "ffn_up.weight is stored as I32, which the package gguf cannot decode; use a file with F32, F16",
+    ),
+    "other architecture": (
+        lambda folder: gguf_with(folder, architecture="qwen2"),
+        "architecture 'qwen2'; only 'llama'",
+    ),
+    "no embedding": (tensors(**{"model.embed_tokens.weight": None}), "token_embd.weight is missing"),
+    "no number of blocks": (metadata(block_count=None), "llama.block_count is None; it must be a whole number"),
+    "no heads": (metadata(attention__head_count=0), "llama.attention.head_count is 0; it must be a whole number"),
+    "heads as text": (metadata(attention__head_count="two"), "llama.attention.head_count is 'two'"),
+    "heads by layer": (metadata(attention__head_count=[2, 1]), r"head_count is \[2, 1\]"),
+    "heads that do not divide": (metadata(attention__head_count_kv=3), "n_heads must be a multiple of n_kv_heads"),
+    "odd heads": (
+        metadata(attention__key_length=15, attention__value_length=15, rope__dimension_count=15),
+        "head_dim is 15; it must be even",
+    ),
+    "values of another width": (metadata(attention__value_length=8), "value_length is 8 and heads are 16 wide"),
+    "half of each head is turned": (metadata(rope__dimension_count=8), "dimension_count is 8 and heads are 16 wide"),
+    "no epsilon": (
+        metadata(attention__layer_norm_rms_epsilon=None),
+        "layer_norm_rms_epsilon is None; it must be a number",
+    ),
+    "epsilon is NaN": (metadata(attention__layer_norm_rms_epsilon=float("nan")), "norm_eps is nan"),
+    "theta is text": (metadata(rope__freq_base="big"), "freq_base is 'big'; it must be a number"),
+    "four billion blocks": (metadata(block_count=2**32 - 1), "4294967295 blocks, but it holds only 21 tensors"),
+    "huge width": (metadata(feed_forward_length=2**32 - 1), r"shape \(32, 32\); its config needs \(4294967295, 32\)"),
+    "impossible width": (
+        metadata(embedding_length=2**31, feed_forward_length=2**32 - 1),
+        "impossible model|its config needs",
+    ),
+    "tensor missing": (tensors(**{UP: None}), "blocks.1.feed_forward.up_proj.weight is missing"),
+    "block missing": (metadata(block_count=3), "blocks.2.*and 6 more are missing"),
+    "tensor too many": (
+        tensors(**{"blk.0.attn_q.bias": torch.zeros(32)}),
+        "blk.0.attn_q.bias is not part of a Llama with this config",
+    ),
+    "block too many": (metadata(block_count=1), "blocks.1.*and 6 more are not part of a Llama"),
+    "mis-shaped": (
+        tensors(**{UP: torch.zeros(64, 32)}),
+        r"ffn_up.weight has shape \(64, 32\); its config needs \(32, 32\)",
+    ),
+    "transposed by mistake": (
+        tensors(**{"model.layers.0.self_attn.v_proj.weight": torch.zeros(32, 16)}),
+        r"attn_v.weight has shape \(32, 16\); its config needs \(16, 32\)",
+    ),
+    "vector for matrix": (tensors(**{UP: torch.zeros(32)}), r"has shape \(32,\); its config needs \(32, 32\)"),
+    "embedding is a vector": (tensors(**{"model.embed_tokens.weight": torch.zeros(32)}), "not a matrix"),
+    "NaN": (ruined(UP, float("nan")), "ffn_up.weight holds NaN or infinite numbers"),
+    "NaN in a norm": (ruined(NORM, float("nan")), "attn_norm.weight holds NaN or infinite numbers"),
+    "infinity": (ruined(UP, float("inf")), "ffn_up.weight holds NaN or infinite numbers"),
+    "minus infinity": (ruined(UP, float("-inf")), "ffn_up.weight holds NaN or infinite numbers"),
+    "NaN in a quantised block": (
+        ruined(UP, float("inf"), gguf.GGMLQuantizationType.Q8_0),
+        "ffn_up.weight holds NaN or infinite numbers",
+    ),
+    "frequencies that follow no rule": (
+        tensors(**{"rope_freqs.weight": torch.tensor([1.0, 5.0, 2.0, 1, 1, 1, 1, 8])}),
+        "rope_freqs.weight does not follow the rule of Llama 3.1",
+    ),
+    "frequencies of another width": (
+        tensors(**{"rope_freqs.weight": torch.ones(4)}),
+        "rope_freqs.weight does not follow the rule of Llama 3.1",
+    ),
+    "frequencies divided by zero": (tensors(**{"rope_freqs.weight": torch.zeros(8)}), "factor is 0.0"),
+    "unknown scaling": (
+        metadata(rope__scaling__type="longrope", rope__scaling__factor=4.0),
+        "RoPE scaling 'longrope'.* known are",
+    ),
+    "scaling without factor": (metadata(rope__scaling__type="linear"), "RoPE scaling 'linear' with no settings"),
+    "scaling by text": (
+        metadata(rope__scaling__type="linear", rope__scaling__factor="four"),
+        "'factor': 'four'.* is not known",
+    ),
+    "scaling below one": (metadata(rope__scaling__type="linear", rope__scaling__factor=0.5), "factor is 0.5"),
+    "yarn without a training length": (
+        metadata(rope__scaling__type="yarn", rope__scaling__factor=4.0),
+        "'yarn' needs original_max_seq_len",
+    ),
+    "scaling of 2023": (metadata(rope__scale_linear=4.0), "'scale_linear': 4.0.* is not known"),
+}
+
+
+@pytest.mark.parametrize("case", GGUF_FILES)
+def test_gguf(tmp_path, case):
+    make, expected = GGUF_FILES[case]
+    refused(make(tmp_path), expected)
+
+
+def test_gguf_cut_off_anywhere(tmp_path):
+    """A download that stopped in the header, between the weights, or in the last one (padded to 32 bytes)."""
+    whole = gguf_with(tmp_path).read_bytes()
+    for length in [*range(0, 2500, 50), *range(2500, len(whole), 2000), len(whole) - 33]:
+        (tmp_path / "model.gguf").write_bytes(whole[:length])
+        refused(tmp_path / "model.gguf", "is not a whole GGUF file")
+
+
+def test_gguf_header_with_any_byte_changed(tmp_path):
+    """It loads (the byte did not matter, or another model is described), or it is refused; nothing else happens."""
+    path = gguf_with(tmp_path)
+    whole = path.read_bytes()
+    header = whole.rindex(b".weight") + 40
+    rng, outcomes = random.Random(0), {"loaded": 0, "refused": 0}
+    for _ in range(200):
+        changed = bytearray(whole)
+        changed[rng.randrange(header)] = rng.choice([0, 1, 127, 128, 255, rng.randrange(256)])
+        path.write_bytes(changed)
+        try:
+            load_model(path)
+            outcomes["loaded"] += 1
+        except CheckpointError as error:
+            assert "model.gguf" in str(error)
+            outcomes["refused"] += 1
+    assert min(outcomes.values()) > 20
+
+
+def test_weights_too_large_for_half_precision(tmp_path):
+    """1e5 is a number in fp32 and bf16, and infinity in fp16."""
+    path = ruined(UP, 1e5)(tmp_path)
+    load_model(path)
+    load_model(path, dtype=torch.bfloat16)
+    with pytest.raises(CheckpointError, match="infinite numbers .as torch.float16.; .*load it as torch.float32"):
+        load_model(path, dtype=torch.float16)
+
+
+def test_whole_numbers_are_no_weights(tmp_path):
+    with pytest.raises(CheckpointError, match="dtype is torch.int8; weights can be loaded as torch.float32"):
+        load_model(gguf_with(tmp_path), dtype=torch.int8)
+
+
+# Hugging Face
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A healthy folder."""
+    folder = tmp_path / "model"
+    random_hf(TINY).save_pretrained(folder)
+    load_model(folder)
+    return folder
+
+
+def config(**changes):
+    """config.json with these changes; None removes a key."""
+
+    def make(folder):
+        old = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({k: v for k, v in (old | changes).items() if v is not None}))
+
+    return make
+
+
+def rope(**section):
+    return config(rope_parameters={"rope_theta": 1e4, **section})
+
+
+def weights(**changes):
+    """model.safetensors with these tensors changed; None removes one."""
+
+    def make(folder):
+        new = load_file(folder / "model.safetensors") | changes
+        save_file({k: v for k, v in new.items() if v is not None}, folder / "model.safetensors")
+
+    return make
+
+
+def file(name, data):
+    return lambda folder: (folder / name).write_bytes(data)
+
+
+def without(name):
+    return lambda folder: (folder / name).unlink()
+
+
+def index(weight_map, shard="model-00001-of-00001.safetensors"):
+    """The weights under a shard's name, and an index."""
+
+    def make(folder):
+        (folder / "model.safetensors").rename(folder / shard)
+        (folder / "model.safetensors.index.json").write_text(json.dumps(weight_map))
+
+    return make
+
+
+def duplicate(folder):
+    whole = (folder / "model.safetensors").read_bytes()
+    index({"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}, "a.safetensors")(folder)
+    (folder / "b.safetensors").write_bytes(whole)
+
+
+def header(change):
+    """The header of model.safetensors after `change`; the numbers behind it stay."""
+
+    def make(folder):
+        path = folder / "model.safetensors"
+        data = path.read_bytes()
+        size = struct.unpack("<Q", data[:8])[0]
+        entries = json.loads(data[8 : 8 + size])
+        change(entries)
+        new = json.dumps(entries).encode()
+        path.write_bytes(struct.pack("<Q", len(new)) + new + data[8 + size :])
+
+    return make
+
+
+def truncated(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def emptied(folder):
+    for path in folder.iterdir():
+        path.unlink()
+
+
+def pickled(folder):
+    (folder / "model.safetensors").unlink()
+    torch.save({"weight": torch.zeros(1)}, folder / "pytorch_model.bin")
+
+
+HF_FOLDERS = {
+    "empty": (emptied, "config.json is missing"),
+    "no config": (without("config.json"), "config.json is missing"),
+    "no weights": (without("model.safetensors"), "has neither model.safetensors nor model.safetensors.index.json"),
+    "only a pickle": (pickled, "pytorch_model.bin is a pickle, which is never opened; use the safetensors version"),
+    "config is no JSON": (file("config.json", b"{hidden_size: 32"), "config.json is not JSON"),
+    "config is no text": (file("config.json", b"\xff\xfe\x00\x80"), "config.json is not JSON"),
+    "config is a list": (file("config.json", b"[1, 2]"), "must hold a JSON object in braces, not a list"),
+    "config is nested without end": (file("config.json", b"[" * 200_000), "config.json is not JSON"),
+    "config is empty": (file("config.json", b"{}"), "num_attention_heads is None; it must be a whole number"),
+    "other model": (config(model_type="mistral"), "model_type is 'mistral'; only 'llama' can be loaded"),
+    "other activation": (config(hidden_act="gelu"), "hidden_act is 'gelu'; only 'silu'"),
+    "attention bias": (config(attention_bias=True), "attention_bias is True; only False"),
+    "feed-forward bias": (config(mlp_bias=True), "mlp_bias is True; only False"),
+    "quantised": (config(quantization_config={"bits": 4}), "quantization_config is {'bits': 4}; only None"),
+    "half of each head is turned": (config(partial_rotary_factor=0.5), "partial_rotary_factor is 0.5; only 1.0"),
+    "tied by text": (config(tie_word_embeddings="false"), "tie_word_embeddings is 'false'; only False or True"),
+    "width as text": (config(hidden_size="32"), "hidden_size is '32'; it must be a whole number"),
+    "width is a fraction": (config(hidden_size=32.5), "hidden_size is 32.5; it must be a whole number"),
+    "negative width": (
+        config(intermediate_size=-32),
+        "intermediate_size is -32; it must be a whole number of at least 1",
+    ),
+    "no heads": (
+        config(num_attention_heads=0, num_key_value_heads=1),
+        "num_attention_heads is 0; it must be a whole number",
+    ),
+    "heads that do not divide": (config(num_attention_heads=3, num_key_value_heads=2), "multiple of n_kv_heads"),
+    "odd heads": (config(head_dim=15), "head_dim is 15; it must be even"),
+    "epsilon is NaN": (config(rms_norm_eps=float("nan")), "norm_eps is nan; it must be a finite number"),
+    "theta has 400 digits": (rope(rope_theta=10**400), "too large"),
+    "a billion blocks": (config(num_hidden_layers=10**9), "1000000000 blocks, but it holds only"),
+    "overflowing width": (config(intermediate_size=2**62), "impossible model|its config needs"),
+    "context is not whole": (
+        config(max_position_embeddings=0.5),
+        "max_position_embeddings is 0.5; it must be a whole number",
+    ),
+    "RoPE is text": (config(rope_parameters="linear"), "RoPE settings are 'linear'; they must be an object"),
+    "unknown scaling": (
+        rope(rope_type="longrope", factor=4.0),
+        "RoPE scaling is 'longrope'; known are default, linear",
+    ),
+    "scaling without factor": (rope(rope_type="linear"), "factor is None; it must be a number"),
+    "scaling below one": (rope(rope_type="linear", factor=0.5), "factor is 0.5; it must be a number of at least 1"),
+    "infinite stretch": (rope(rope_type="dynamic", factor=float("inf")), "factor is inf"),
+    "yarn without rounding": (rope(rope_type="yarn", factor=4.0, truncate=False), "truncate is False; only True"),
+    "bands that cross": (
+        rope(rope_type="llama3", factor=8.0, low_freq_factor=4.0, high_freq_factor=1.0),
+        "needs 0 < low_freq_factor < high_freq_factor",
+    ),
+    "weights are text": (file("model.safetensors", b"Once upon a time"), "is not a whole safetensors file"),
+    "weights are empty": (file("model.safetensors", b""), "is not a whole safetensors file"),
+    "weights are a pickle": (file("model.safetensors", pickle.dumps([1])), "is not a whole safetensors file"),
+    "weights are cut off": (truncated, "is not a whole safetensors file"),
+    "header longer than the file": (file("model.safetensors", U64(2**60) + b"{}"), "is not a whole safetensors file"),
+    "header names a place outside": (
+        header(lambda entries: entries[UP].update(data_offsets=[0, 2**50])),
+        "is not a whole safetensors file",
+    ),
+    "header lies about a shape": (header(lambda e: e[UP].update(shape=[2**40, 32])), "is not a whole safetensors file"),
+    "header with an unknown type": (header(lambda e: e[UP].update(dtype="F31")), "is not a whole safetensors file"),
+    "whole numbers": (
+        weights(**{UP: torch.zeros(32, 32, dtype=torch.int8)}),
+        "stored as I8; known are F64, F32, F16, BF16",
+    ),
+    "eight bits": (weights(**{UP: torch.zeros(32, 32).to(torch.float8_e4m3fn)}), "stored as F8_E4M3; known are"),
+    "tensor missing": (weights(**{UP: None}), "blocks.1.feed_forward.up_proj.weight is missing"),
+    "untied without a head": (weights(**{"lm_head.weight": None}), "lm_head.weight is missing"),
+    "tensor too many": (
+        weights(**{"model.layers.0.self_attn.q_proj.bias": torch.zeros(32)}),
+        "model.layers.0.self_attn.q_proj.bias is not part of a Llama",
+    ),
+    "mis-shaped": (weights(**{UP: torch.zeros(64, 32)}), r"has shape \(64, 32\); its config needs \(32, 32\)"),
+    "NaN": (weights(**{UP: torch.full((32, 32), float("nan"))}), "up_proj.weight holds NaN or infinite numbers"),
+    "infinity": (weights(**{NORM: torch.full((32,), float("-inf"))}), "layernorm.weight holds NaN or infinite numbers"),
+    "tied with another head": (config(tie_word_embeddings=True), "ties lm_head to the embedding, but lm_head.weight"),
+    "index without a map": (index({"metadata": {}}), "must hold a weight_map"),
+    "index with an empty map": (index({"weight_map": {}}), "must hold a weight_map"),
+    "index that maps to numbers": (index({"weight_map": {"a": 1}}), "must hold a weight_map"),
+    "shard missing": (index({"weight_map": {"a": "b.safetensors"}}), "names the shard b.safetensors, which is missing"),
+    "shard above": (
+        index({"weight_map": {"a": "../b.safetensors"}}),
+        "names the shard '../b.safetensors'; a shard must",
+    ),
+    "shard anywhere": (
+        index({"weight_map": {"a": "/b.safetensors"}}),
+        "names the shard '/b.safetensors'; a shard must",
+    ),
+    "shard below": (index({"weight_map": {"a": "b/c.safetensors"}}), "names the shard 'b/c.safetensors'; a shard must"),
+    "shard the Windows way": (
+        index({"weight_map": {"a": "..\\b.safetensors"}}),
+        r"names the shard '\.\.\\\\b.safetensors'; a shard must",
+    ),
+    "shard is the parent": (index({"weight_map": {"a": ".."}}), "names the shard '..'; a shard must"),
+    "shard is a pickle": (index({"weight_map": {"a": "b.bin"}}), "names the shard 'b.bin'; a shard must"),
+    "tensor in two shards": (duplicate, "is in more than one file"),
+}
+
+
+@pytest.mark.parametrize("case", HF_FOLDERS)
+def test_hugging_face(folder, case):
+    make, expected = HF_FOLDERS[case]
+    make(folder)
+    refused(folder, expected)
+
+
+def test_safetensors_cut_off_anywhere(folder):
+    path = folder / "model.safetensors"
+    whole = path.read_bytes()
+    for length in [*range(0, len(whole), 200), len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        refused(folder, "is not a whole safetensors file")
+
+
+# Names
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".pth", ".pt", ".pickle", ".pkl", ".ckpt", ".PTH"])
+def test_pickles_are_refused_unopened(tmp_path, suffix):
+    class Bomb:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "exploded",)
+
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(pickle.dumps(Bomb()))
+    for use in (load_model, load_config, describe, resolve):
+        with pytest.raises(CheckpointError, match="is a pickle, .* use the safetensors or GGUF version"):
+            use(path)
+    path.rename(tmp_path / "weights.dat")
+    with pytest.raises(CheckpointError, match="is neither a GGUF nor a .safetensors file"):
+        load_model(tmp_path / "weights.dat")
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("SmolLM3", "there is no model 'SmolLM3'; give \"SmolLM2-135M-Instruct\""),
+        ("", "is neither|has neither|config.json is missing|there is no model ''"),
+        ("no/such/folder", "there is no model 'no/such/folder'; give"),
+        ("no-such-file.gguf", "there is no file no-such-file.gguf; give"),
+        ("folder/no-such-file.safetensors", "there is no file folder/no-such-file.safetensors; give"),
+        ("Llama-3.1-8B", "Llama-3.1-8B is a preset: sizes without weights"),
+    ],
+)
+def test_names_that_mean_nothing(name, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=expected):
+        load_model(name)
+
+
+def test_tiny_is_healthy(tmp_path):
+    """What the tables above are made from loads; else they would prove nothing."""
+    assert load_model(gguf_with(tmp_path)).config == TINY
