@@ -92,7 +92,7 @@ def draw_mean_of_values(
         )
     right.plot(*mean, "*", color=COLOUR["real"], ms=15)
     right.annotate("output", mean, xytext=(-8, -16), textcoords="offset points", ha="right")
-    right.set(title="the output lies among the v", xlim=(-0.8, 6), ylim=(-0.8, 5.6), aspect="equal")
+    right.set(title="the output lies among the v", xlim=(-0.8, 6.9), ylim=(-0.8, 6.4), aspect="equal")
     for ax in (left, right):
         ax.axhline(0, color=COLOUR["faint"], lw=1, zorder=0)
         ax.axvline(0, color=COLOUR["faint"], lw=1, zorder=0)
@@ -170,16 +170,17 @@ def draw_decode_step(n_tokens: int) -> None:
 
 
 def draw_cache_sizes(kib_per_token: Mapping[str, tuple[float, float]]) -> None:
-    """KiB that one token keeps, for each model: as released (filled), and with one key/value head per query head."""
+    """KiB that one token keeps: as released (filled circle), with one key/value head per query head (open circle)."""
     figure, ax = plt.subplots(figsize=(WIDTH, 0.36 * len(kib_per_token) + 0.9))
     for y, (released, multi_head) in enumerate(kib_per_token.values()):
-        ax.barh(y, multi_head, color="white", edgecolor=COLOUR["theory"], height=0.66)
-        ax.barh(y, released, color=COLOUR["key"], height=0.66)
+        ax.plot([released, multi_head], [y, y], color=COLOUR["theory"], lw=3, zorder=1)
+        ax.plot(multi_head, y, "o", mfc="white", mec=COLOUR["theory"], mew=2, ms=8)
+        ax.plot(released, y, "o", color=COLOUR["key"], ms=9)
         saved = f"  ÷ {multi_head / released:.0f}" if multi_head > released else ""
-        ax.text(multi_head * 1.08, y, f"{released:.4g}{saved}", va="center")
+        ax.text(multi_head * 1.25, y, f"{released:.4g}{saved}", va="center")
     ax.set_yticks(range(len(kib_per_token)), list(kib_per_token))
     ax.invert_yaxis()
-    ax.set(xscale="log", xlabel="KiB of cache per token, 2 bytes a number (log scale)", xlim=(8, 60_000))
+    ax.set(xscale="log", xlabel="KiB of cache per token, 2 bytes a number (log scale)", xlim=(12, 90_000))
     plt.show()
 
 
@@ -207,11 +208,11 @@ def draw_roofline(
     ax.axvline(ridge, color=COLOUR["faint"], ls="--", zorder=0)
     ax.text(ridge * 0.9, 1.3, f"ridge: {ridge:.0f}", rotation=90, ha="right", color=COLOUR["residual"])
     ax.text(0.55, 8, "memory sets the pace", rotation=36, color=COLOUR["theory"], va="bottom")
-    ax.text(ridge, peak_flops / 1e12 * 1.25, "arithmetic sets the pace", color=COLOUR["theory"], ha="center")
+    ax.text(ridge, peak_flops / 1e12 * 1.35, "arithmetic sets the pace", color=COLOUR["theory"], ha="center")
     ax.set(
         xscale="log",
         yscale="log",
-        ylim=(1, 2500),
+        ylim=(1, 3500),
         xlabel="arithmetic intensity (FLOP per byte read)",
         ylabel="attainable TFLOP/s",
     )
@@ -303,7 +304,8 @@ def draw_pooling(one_layer: Sequence[float], reference: float, every_layer: Mapp
     top.axhline(0, color=COLOUR["real"], lw=1)
     top.set(title="one layer pooled, the others untouched", xlabel="layer", ylabel="loss added (nats/token)")
     names = list(every_layer)
-    bottom.barh(names, list(every_layer.values()), color=COLOUR["key"], height=0.6)
+    colours = [COLOUR["key"] if " of " in name else COLOUR["faint"] for name in names]
+    bottom.barh(names, list(every_layer.values()), color=colours, height=0.6)
     for y, value in enumerate(every_layer.values()):
         bottom.text(value + 0.1, y, f"{value:.2f}", va="center")
     bottom.invert_yaxis()
