@@ -19,6 +19,11 @@ class LayerCache:
         self, k: Float[Tensor, "batch kv_heads seq head_dim"], v: Float[Tensor, "batch kv_heads seq head_dim"]
     ) -> tuple[Float[Tensor, "batch kv_heads keys head_dim"], Float[Tensor, "batch kv_heads keys head_dim"]]:
         """Store the new tokens behind the old ones; returns all keys and values so far, as views."""
+        if (k.shape[0], k.dtype) != (self.keys.shape[0], self.keys.dtype):
+            raise ValueError(
+                f"the cache was made for {self.keys.shape[0]} sequences in {self.keys.dtype}, "
+                f"and is given {k.shape[0]} in {k.dtype}; make it for the batch and the type of the model"
+            )
         start, end = self.length, self.length + k.shape[2]
         if end > self.keys.shape[2]:
             raise ValueError(

@@ -13,6 +13,14 @@ from typing import Literal
 SCALING_KINDS = ("linear", "dynamic", "yarn", "llama3")
 
 
+def _is_positive(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value) and value > 0
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
 @dataclass(frozen=True)
 class RopeScaling:
     """How RoPE's frequencies are changed so that a model reads further than it was trained to."""
@@ -29,10 +37,21 @@ class RopeScaling:
     def __post_init__(self) -> None:
         if self.kind not in SCALING_KINDS:
             raise ValueError(f"rope_scaling kind is {self.kind!r}; known kinds are {', '.join(SCALING_KINDS)}")
-        if not (isfinite(self.factor) and self.factor >= 1):
-            raise ValueError(f"rope_scaling factor is {self.factor}; it must be a number of at least 1")
-        if self.kind != "linear" and not (self.original_max_seq_len and self.original_max_seq_len > 0):
-            raise ValueError(f"rope_scaling {self.kind!r} needs original_max_seq_len, the context length of training")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(field.default, float) and not _is_positive(value):
+                raise ValueError(f"rope_scaling {field.name} is {value!r}; it must be a finite number above 0")
+        if not (_is_positive(self.factor) and self.factor >= 1):
+            raise ValueError(f"rope_scaling factor is {self.factor!r}; it must be a finite number of at least 1")
+        if self.attention_factor is not None and not _is_positive(self.attention_factor):
+            raise ValueError(
+                f"rope_scaling attention_factor is {self.attention_factor!r}; it must be a number above 0, or None"
+            )
+        if self.kind != "linear" and not _is_count(self.original_max_seq_len):
+            raise ValueError(
+                f"rope_scaling {self.kind!r} needs original_max_seq_len, the context length of training in tokens; "
+                f"it is {self.original_max_seq_len!r}"
+            )
         if not 0 < self.low_freq_factor < self.high_freq_factor or not 0 < self.beta_slow < self.beta_fast:
             raise ValueError("rope_scaling needs 0 < low_freq_factor < high_freq_factor and 0 < beta_slow < beta_fast")
 
@@ -61,10 +80,14 @@ class LlamaConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type is int and (type(value) is not int or value < 1):
+            if field.type is int and not _is_count(value):
                 raise ValueError(f"{field.name} is {value!r}; it must be a whole number of at least 1")
-            if field.type is float and not (isinstance(value, (int, float)) and isfinite(value) and value > 0):
+            if field.type is float and not _is_positive(value):
                 raise ValueError(f"{field.name} is {value!r}; it must be a finite number above 0")
+        if not isinstance(self.rope_scaling, RopeScaling | None):
+            raise ValueError(f"rope_scaling is {self.rope_scaling!r}; it must be a RopeScaling, or None")
+        if not isinstance(self.tie_embeddings, bool):
+            raise ValueError(f"tie_embeddings is {self.tie_embeddings!r}; it must be True or False")
         if self.n_heads % self.n_kv_heads:
             raise ValueError(
                 f"n_heads is {self.n_heads} and n_kv_heads is {self.n_kv_heads}; "
@@ -95,7 +118,9 @@ class LlamaConfig:
         return embeddings + self.n_layers * block + self.dim  # and the last norm
 
 
-def _preset(vocab_size, dim, n_layers, n_heads, n_kv_heads, ffn_dim, theta, max_seq_len, eps=1e-5, tied=False, factor=None):
+def _preset(
+    vocab_size, dim, n_layers, n_heads, n_kv_heads, ffn_dim, theta, max_seq_len, eps=1e-5, tied=False, factor=None
+):
     scaling = RopeScaling("llama3", factor, original_max_seq_len=8192) if factor else None
     return LlamaConfig(
         vocab_size, dim, n_layers, n_heads, n_kv_heads, dim // n_heads, ffn_dim, eps, theta, scaling, max_seq_len, tied

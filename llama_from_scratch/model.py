@@ -14,7 +14,7 @@ from .rope import Rope
 
 
 class Block(nn.Module):
-    """Two sub-layers. Each reads a normalised copy of the residual stream and adds what it found to the stream itself."""
+    """Two sub-layers. Each reads a normalised copy of the residual stream and adds what it found to the stream."""
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Llama(nn.Module):
     def from_pretrained(
         cls, name: str, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> "Llama":
-        """Load released weights: "SmolLM2-135M-Instruct" (embedded), a file, a folder, or a hub name. See `checkpoint`."""
+        """Released weights: "SmolLM2-135M-Instruct" (embedded), a file, a folder, or a hub name. See `checkpoint`."""
         from .checkpoint import load_model  # the one arrow that points outwards, kept out of import time
 
         return load_model(name, dtype=dtype, device=device)
@@ -75,11 +75,12 @@ class Llama(nn.Module):
 
         cache: holds the tokens before these and takes these in; None if these are the first.
         real: False where a token is only padding (on the left), cached tokens included; None if there is none.
-        Raises ValueError for tokens outside the vocabulary (checked on the CPU) and beyond the context length.
+        Raises ValueError for tokens outside the vocabulary (checked on the CPU) and beyond the context length or the
+        cache's capacity, and for arguments whose type or shape does not fit.
         """
         start = cache.length if cache is not None else 0
+        self._check(tokens, start, real)
         end = start + tokens.shape[1]
-        self._check(tokens, end)
         slots = torch.arange(start, end, device=tokens.device)
         mask, positions = causal_mask(slots, end), slots.expand(tokens.shape[0], -1)
         if real is not None:
@@ -93,12 +94,25 @@ class Llama(nn.Module):
         x = self.norm(x)
         return F.linear(x, self.embedding.weight) if self.lm_head is None else self.lm_head(x)
 
-    def _check(self, tokens: Tensor, end: int) -> None:
-        if tokens.shape[1] == 0:
+    def _check(self, tokens: Tensor, start: int, real: Tensor | None) -> None:
+        if tokens.dim() != 2 or tokens.dtype not in (torch.int32, torch.int64):
+            raise ValueError(
+                f"tokens have shape {list(tokens.shape)} and type {tokens.dtype}; give torch.long in [batch, seq]"
+            )
+        if tokens.numel() == 0:
             raise ValueError("there are no tokens; give at least one")
+        end = start + tokens.shape[1]
         if end > self.config.max_seq_len:
-            raise ValueError(f"{end} tokens are more than this model's context of {self.config.max_seq_len}; shorten the text")
+            raise ValueError(
+                f"{end} tokens are more than this model's context of {self.config.max_seq_len}; shorten the text"
+            )
         if tokens.device.type == "cpu" and not 0 <= tokens.min() <= tokens.max() < self.config.vocab_size:
             raise ValueError(
-                f"token ids run from {tokens.min()} to {tokens.max()}; this model knows 0 to {self.config.vocab_size - 1}"
+                f"token ids run from {tokens.min()} to {tokens.max()}; "
+                f"this model knows 0 to {self.config.vocab_size - 1}"
+            )
+        if real is not None and (real.dtype != torch.bool or real.shape != (tokens.shape[0], end)):
+            raise ValueError(
+                f"real has shape {list(real.shape)} and type {real.dtype}; it must be torch.bool in "
+                f"{[tokens.shape[0], end]}: one entry for each token, cached ones included"
             )

@@ -9,10 +9,12 @@ class RMSNorm(nn.Module):
     """y = x / sqrt(mean(x²) + ε) · g, over the last dimension, for each token on its own.
 
     No mean is subtracted and there is no bias. `weight` (g) has shape [dim] and starts at one.
-    Everything up to the multiplication by g is done in fp32 and the result is rounded once, at the end. Rounding before the
-    multiplication as well (as Meta's and Hugging Face's code does) is bit-identical in fp32 and a little less accurate in bf16.
+    Everything up to the multiplication by g is done in fp32 and the result is rounded once, at the end. Rounding before
+    the multiplication as well (as Meta's and Hugging Face's code does) gives the same bits in fp32 and is a little less
+    accurate in bf16.
 
-    Source: Zhang and Sennrich, Root Mean Square Layer Normalization, 2019, arXiv 1910.07467, eq. 4; ε as in Meta's code.
+    Source: Zhang and Sennrich, Root Mean Square Layer Normalization, 2019, arXiv 1910.07467, eq. 4; ε as in Meta's
+    code.
     """
 
     def __init__(self, dim: int, eps: float = 1e-5) -> None:

@@ -10,7 +10,7 @@ from .config import LlamaConfig, RopeScaling
 
 
 def rope_frequencies(head_dim: int, theta: float, factor: float = 1.0) -> Float[Tensor, "half"]:
-    """Radians per token of each pair: f_i = theta^(-2i / head_dim) / factor, i = 0 … head_dim/2 - 1, in fp32 on the CPU.
+    """Radians per token of each pair: f_i = theta^(-2i / head_dim) / factor, i = 0 … head_dim/2 - 1; fp32, on the CPU.
 
     Source: Su et al., RoFormer, 2021, arXiv 2104.09864, section 3.2.2 (theta is 10000 there).
     """
@@ -41,7 +41,7 @@ def scaled_frequencies(
         keep = ((original / wavelengths - low) / (high - low)).clamp(0, 1)
         return (1 - keep) * freqs / factor + keep * freqs, 1.0
 
-    def pair_that_turns(turns: float) -> float:  # index of the pair that makes so many turns within the training context
+    def pair_that_turns(turns: float) -> float:  # index of the pair that turns so often within the training context
         return head_dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
     first = max(math.floor(pair_that_turns(scaling.beta_fast)), 0)

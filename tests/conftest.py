@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from jaxtyping import config as jaxtyping_config
 from jaxtyping import install_import_hook
 
 # From here on every call of the package in this process checks the shapes and types in its signatures.
 # It works on import, so it has to come before the first one.
 install_import_hook("llama_from_scratch", "beartype.beartype")
+pytest.register_assert_rewrite("reference")
 
 from llama_from_scratch import Llama  # noqa: E402
 from llama_from_scratch.checkpoint.embedded import EMBEDDED, embedded_path  # noqa: E402
@@ -29,6 +31,14 @@ settings.load_profile("project")
 def seed() -> None:
     """The same random numbers for a test, whichever tests ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def as_users_run_it():
+    """Without the check of types and shapes, which would hide what the package itself says about a wrong one."""
+    jaxtyping_config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping_config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,109 @@
+"""`import llama_from_scratch` is quick and light, and the modules of the core depend on nothing outside it."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_core_size import CORE, PACKAGE
+
+HEAVY = {
+    "matplotlib",
+    "jupyter",
+    "IPython",
+    "transformers",
+    "pytest",
+    "rich",
+    "gguf",
+    "regex",
+    "hypothesis",
+    "beartype",
+}
+HEAVY |= {"safetensors", "huggingface_hub", "jinja2", "numpy.testing", "llama_from_scratch.checkpoint"}
+HEAVY |= {"llama_from_scratch.generation", "llama_from_scratch.tokenizer", "llama_from_scratch.plots"}
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True, timeout=120)
+
+
+def seconds_beyond_torch() -> float:
+    """What importing the package costs after torch is there, as Python itself counts it."""
+    report = python("-X", "importtime", "-c", "import torch, llama_from_scratch").stderr
+    cumulative = {
+        name: int(microseconds)
+        for microseconds, name in re.findall(r"^import time:\s+\d+ \|\s+(\d+) \| (\S+)$", report, re.MULTILINE)
+    }  # only lines that are not indented: what the command line itself imported
+    assert "torch" in cumulative
+    return cumulative["llama_from_scratch"] / 1e6
+
+
+def test_import_costs_less_than_three_tenths_of_a_second_beyond_torch() -> None:
+    times = [seconds_beyond_torch() for _ in range(3)]
+    assert min(times) < 0.3, times  # the least, because whatever else this machine does only adds
+
+
+def test_import_brings_in_nothing_heavy_and_prints_nothing() -> None:
+    run = python("-c", "import torch, sys; before = set(sys.modules); import llama_from_scratch; print(*sys.modules)")
+    assert not HEAVY & set(run.stdout.split())
+    quiet = python("-W", "error", "-c", "import llama_from_scratch")
+    assert quiet.stdout == quiet.stderr == ""
+
+
+def imports(path: Path) -> tuple[set[str], set[str]]:
+    """Names of the packages, and of the modules of this package, that a file imports at its top level."""
+    outside, inside = set(), set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            outside |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            outside.add(node.module.split(".")[0])
+        elif isinstance(node, ast.ImportFrom):
+            inside |= {node.module} if node.module else {alias.name for alias in node.names}
+    return outside, inside
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_core_imports_torch_and_itself_only(name: str) -> None:
+    outside, inside = imports(PACKAGE / f"{name}.py")
+    assert outside <= {"torch", "einops", "jaxtyping"} | sys.stdlib_module_names
+    assert inside <= set(CORE)
+
+
+def test_core_reaches_outside_itself_in_one_place() -> None:
+    """`Llama.from_pretrained` calls the reader of checkpoints when it is called."""
+    lazy = [
+        (name, node.module)
+        for name in CORE
+        for function in ast.walk(ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8")))
+        if isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+    ]
+    assert lazy == [("model", "checkpoint")]
+
+
+ALLOWED = {  # folder -> folders of this package that it may import; every one may import the core
+    "checkpoint": set(),
+    "tokenizer": {"checkpoint"},
+    "generation": set(),
+}
+
+
+@pytest.mark.parametrize("folder", ALLOWED)
+def test_dependencies_point_one_way(folder: str) -> None:
+    """Nothing that reads or runs a model knows of plots, exercises or the command line."""
+    for file in (PACKAGE / folder).rglob("*.py"):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.level == 2:
+                targets = {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
+                assert targets <= set(CORE) | ALLOWED[folder], f"{file.name} imports {targets}"
+
+
+def test_type_checks_of_the_tests_stay_in_the_tests() -> None:
+    """The import hook of conftest.py works in this process alone: a subprocess runs the package as users do."""
+    code = "import llama_from_scratch, torch; llama_from_scratch.RMSNorm(4)(torch.zeros(2, 3, 4)); import sys"
+    assert "beartype" not in python("-c", code + "; print(*sys.modules)").stdout.split()
