@@ -59,7 +59,7 @@ def draw_levels(seen: Seen) -> None:
     ax.plot(*curves["ffn"], color=COLOUR["normalised"], linestyle="--", linewidth=2.0)
     end = curves["first"][0][-1]
     ax.text(16, 1500, "stream, first token", color=COLOUR["residual"])
-    ax.text(12.5, 12.5, "stream, other tokens", color=COLOUR["residual"], ha="center")
+    ax.text(end, 60, "stream, other tokens", color=COLOUR["residual"], ha="right")
     ax.text(end, 0.50, "what attention reads", color=COLOUR["normalised"], ha="right")
     ax.text(end, 0.085, "what the feed-forward reads", color=COLOUR["normalised"], ha="right")
     ax.set(yscale="log", xlabel="depth (block)", ylabel="RMS of a token's vector", xlim=(0, end), ylim=(0.02, 4000))
@@ -89,12 +89,12 @@ def draw_spheres(
     fig = plt.figure(figsize=(WIDTH, 3.3))
     for i, (title, result) in enumerate((("RMSNorm: a sphere", rms_normed), ("LayerNorm: a circle", layer_normed)), 1):
         ax = fig.add_subplot(1, 2, i, projection="3d")
-        ax.scatter(*points.T.numpy(), s=5, color=COLOUR["residual"], alpha=0.35, linewidth=0, rasterized=True)
+        ax.scatter(*points.T.numpy(), s=7, color=COLOUR["residual"], alpha=0.7, linewidth=0, rasterized=True)
         ax.scatter(*result.T.numpy(), s=9, color=COLOUR["normalised"], linewidth=0, rasterized=True)
         ax.plot([-2.4, 2.4], [-2.4, 2.4], [-2.4, 2.4], color=COLOUR["real"], linewidth=1.2, linestyle="--")
         ax.set(xlim=(-2.6, 2.6), ylim=(-2.6, 2.6), zlim=(-2.6, 2.6), xticks=[], yticks=[], zticks=[])
         ax.set_box_aspect((1, 1, 1), zoom=1.25)
-        ax.view_init(elev=18, azim=-62)
+        ax.view_init(elev=16, azim=-8)
         ax.set_title(title, y=0.98)
     plt.show()
 
@@ -119,7 +119,7 @@ def draw_mean_share(seen: Seen, dim: int) -> None:
     ax.text(
         n_layers, 100 / dim * 1.12, "random direction, on average: 1/n", color=COLOUR["theory"], ha="right", va="bottom"
     )
-    ax.text(n_layers, 0.012, "SmolLM2, median token", color=COLOUR["real"], ha="right", va="bottom")
+    ax.text(0, 0.105, "SmolLM2, median token", color=COLOUR["real"], va="bottom")
     ax.set(yscale="log", xlabel="depth (block)", ylabel="mean² / mean(x²), %", ylim=(0.01, 1))
     plt.show()
 
@@ -153,12 +153,12 @@ def draw_gains(model: Llama) -> None:
     for (_, band), colour in zip(gain_bands(model).items(), ("normalised", "position"), strict=True):
         ax.fill_between(blocks, band[:, 0], band[:, 2], color=COLOUR[colour], alpha=0.22, linewidth=0)
         ax.plot(blocks, band[:, 1], color=COLOUR[colour])
-    ax.text(18.5, 0.56, "attention_norm", color=COLOUR["normalised"], ha="center")
-    ax.text(16, 0.06, "ffn_norm", color=COLOUR["position"], ha="center")
+    ax.text(20.5, 0.76, "attention_norm", color=COLOUR["normalised"], ha="center")
+    ax.text(26.5, 0.14, "ffn_norm", color=COLOUR["position"], ha="center")
     ax.axhline(1, color=COLOUR["theory"], linestyle="--")
     ax.text(0, 0.98, "where every gain starts", color=COLOUR["theory"], va="top")
     ax.axhline(0, color=COLOUR["faint"], zorder=0)
-    ax.set(xlabel="block", ylabel="gain", ylim=(-0.32, 1.08))
+    ax.set(xlabel="block", ylabel="gain", ylim=(-0.12, 1.08))
     plt.show()
 
 
@@ -167,14 +167,14 @@ def loudness(x: Float[Tensor, "tokens dim"]) -> Float[Tensor, "dim"]:
     return (x.float() / rms(x)[:, None]).pow(2).mean(0).sqrt()
 
 
-def draw_loudness(x: Float[Tensor, "tokens dim"], gain: Float[Tensor, "dim"], label: int = 4) -> None:
+def draw_loudness(x: Float[Tensor, "tokens dim"], gain: Float[Tensor, "dim"], label: int = 3) -> None:
     """Each feature's loudness in the stream against the size of its gain, both on logarithmic axes."""
     loud, size = loudness(x), gain.abs()
     fig, ax = plt.subplots(figsize=(WIDTH, 3.8))
     ax.scatter(loud, size, s=12, color=COLOUR["real"], alpha=0.5, linewidth=0)
     for i in loud.topk(label).indices.tolist():
         ax.scatter([loud[i]], [size[i]], s=26, color=COLOUR["key"])
-        ax.annotate(f"feature {i}", (loud[i], size[i]), (-7, 0), textcoords="offset points", ha="right", va="center")
+        ax.annotate(f"feature {i}", (loud[i], size[i]), (0, 8), textcoords="offset points", ha="center")
     ax.set(
         xscale="log",
         yscale="log",
@@ -191,7 +191,7 @@ def through_norm(x: Float[Tensor, "2"], upstream: Float[Tensor, "2"], eps: float
     return torch.autograd.grad(y, x, upstream)[0]
 
 
-def draw_gradients(upstream: Float[Tensor, "2"], radii: tuple[float, ...] = (0.7, 1.4, 2.8), around: int = 12) -> None:
+def draw_gradients(upstream: Float[Tensor, "2"], radii: tuple[float, ...] = (1.0, 2.0, 3.0), around: int = 12) -> None:
     """One upstream gradient seen from many places: what is left of it points along the circle and shrinks outwards."""
     fig, ax = plt.subplots(figsize=(WIDTH * 0.8, WIDTH * 0.8))
     angles = torch.arange(around) * (2 * torch.pi / around) + 0.13
@@ -199,9 +199,9 @@ def draw_gradients(upstream: Float[Tensor, "2"], radii: tuple[float, ...] = (0.7
         ax.add_patch(plt.Circle((0, 0), radius, fill=False, color=COLOUR["faint"], linewidth=1))
         for angle in angles:
             x = radius * torch.stack([angle.cos(), angle.sin()])
-            _arrow(ax, x, 0.42 * through_norm(x, upstream), COLOUR["normalised"])
+            _arrow(ax, x, 0.5 * through_norm(x, upstream), COLOUR["normalised"])
             ax.plot(*x.tolist(), ".", color=COLOUR["residual"], markersize=6)
-    _arrow(ax, torch.tensor([-3.3, 3.0]), 0.42 * upstream, COLOUR["real"])
+    _arrow(ax, torch.tensor([-3.3, 3.0]), 0.5 * upstream, COLOUR["real"])
     ax.text(-3.3, 3.2, "what arrives at y", color=COLOUR["real"])
     ax.text(0, -3.5, "what reaches x", color=COLOUR["normalised"], ha="center")
     ax.plot(0, 0, "+", color=COLOUR["real"], markersize=9)
@@ -218,16 +218,16 @@ def _arrow(ax: Axes, start: Tensor, step: Tensor, colour: str) -> None:
     )
 
 
-def draw_depth(norms: dict[str, Float[Tensor, "layers"]], colours: dict[str, str]) -> None:
-    """Gradient norm of every block's matrix, one curve for each arrangement, labelled at its left end."""
-    fig, ax = plt.subplots(figsize=(WIDTH, 3.8))
-    for label, values in norms.items():
-        ax.plot(range(1, len(values) + 1), values, color=COLOUR[colours[label]])
-        middle = len(values) // 3
-        ax.annotate(
-            label, (middle, float(values[middle])), (0, 9), textcoords="offset points", color=COLOUR[colours[label]]
-        )
-    ax.set(yscale="log", xlabel="block", ylabel="gradient norm of its matrix")
+def draw_depth(panels: dict[str, dict[str, Float[Tensor, "layers"]]], colours: dict[str, str]) -> None:
+    """Gradient norm of every block's weights: a panel for each kind of block, a curve for each place of the norm."""
+    fig, axes = plt.subplots(len(panels), 1, figsize=(WIDTH, 2.3 * len(panels)), sharex=True)
+    for ax, (title, curves) in zip(axes, panels.items(), strict=True):
+        for label, values in curves.items():
+            ax.plot(range(1, len(values) + 1), values, color=COLOUR[colours[label]], label=label)
+        ax.set_title(title)
+        ax.set(yscale="log", ylabel="gradient norm")
+    axes[0].legend(labelcolor="linecolor", loc="upper right")
+    axes[-1].set_xlabel("block")
     plt.show()
 
 
@@ -243,16 +243,16 @@ def draw_eps(marks: dict[str, float]) -> None:
     r = torch.logspace(-5, 0.5, 300)
     fig, ax = plt.subplots(figsize=(WIDTH, 4.0))
     lines = (
-        (1e-5, True, "normalised", "-", "ε = 10⁻⁵ inside", 2.2e-3, 0.60, "left"),
-        (1e-6, True, "normalised", "--", "10⁻⁶ inside", 6.5e-4, 0.62, "right"),
-        (1e-5, False, "key", "-", "10⁻⁵ outside", 2.2e-5, 0.80, "left"),
+        (1e-5, True, "normalised", "-", "ε = 10⁻⁵ inside", 9e-4, 0.08, "left"),
+        (1e-6, True, "normalised", "--", "10⁻⁶ inside", 3.4e-4, 0.40, "right"),
+        (1e-5, False, "key", "-", "10⁻⁵ outside", 3.6e-5, 0.64, "left"),
     )
     for eps, inside, colour, style, label, x, y, align in lines:
         ax.plot(r, kept_length(r, eps, inside), color=COLOUR[colour], linestyle=style)
         ax.text(x, y, label, color=COLOUR[colour], ha=align)
     for i, (label, value) in enumerate(marks.items()):
         ax.axvline(value, color=COLOUR["real"], linewidth=1, linestyle=":")
-        ax.text(value * 1.08, 0.10 + 0.12 * i, label, color=COLOUR["real"])
+        ax.text(value * 1.08, 0.30 + 0.12 * i, label, color=COLOUR["real"])
     ax.set(xscale="log", xlabel="RMS of the input", ylabel="RMS of the output", xlim=(1e-5, 3), ylim=(0, 1.05))
     plt.show()
 
