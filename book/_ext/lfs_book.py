@@ -1,5 +1,6 @@
-"""What the book needs beyond its configuration: widget scripts on every page, and an author-year bibliography."""
+"""What the book needs beyond its configuration: widgets on every page, author-year citations, plain docstrings."""
 
+import re
 from pathlib import Path
 
 from pybtex.plugin import register_plugin
@@ -32,10 +33,30 @@ def add_widgets(app, config):
         app.add_js_file(f"widgets/{name}", loading_method="defer")
 
 
+def _escape(text: str) -> str:
+    """Plain text with `code` in it, as reStructuredText."""
+    parts = re.split(r"`+([^`]+)`+", text)
+    return "".join(f"``{part}``" if i % 2 else re.sub(r"([\\*_|])", r"\\\1", part) for i, part in enumerate(parts))
+
+
+def plain_docstrings(app, what, name, obj, options, lines):
+    """Our docstrings are plain text with `code` in it; in a paragraph with a list or a table each line stays one."""
+    text = "\n".join(lines).strip()
+    lines[:] = []
+    for paragraph in re.split(r"\n\s*\n", text):
+        rows = paragraph.split("\n")
+        if any(row.startswith((" ", "- ")) for row in rows):
+            lines += [f"| {_escape(row)}" for row in rows]
+        else:
+            lines += [_escape(row) for row in rows]
+        lines.append("")
+
+
 def setup(app):
     register_plugin("pybtex.style.labels", "lfs_author_year", AuthorYearLabels)
     register_plugin("pybtex.style.formatting", "lfs_author_year", AuthorYearStyle)
     # A configuration value, so that Sphinx writes every page again when a widget is added.
     app.add_config_value("lfs_widgets", sorted(p.name for p in WIDGETS.glob("*.js")), "html", list)
     app.connect("config-inited", add_widgets)
+    app.connect("autodoc-process-docstring", plain_docstrings)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,67 @@
+"""The pages at the end of the book say what the code says."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from llama_from_scratch import PRESETS, Llama, LlamaConfig
+from llama_from_scratch.checkpoint.names import NAMES
+from llama_from_scratch.plots import COLOUR
+
+BOOK = Path(__file__).resolve().parents[1] / "book"
+
+
+def rows(page: str, heading: str) -> list[list[str]]:
+    """The cells of the table whose first heading is `heading`, without their code marks."""
+    lines = (BOOK / page).read_text(encoding="utf8").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"| {heading} |")) + 2
+    table = []
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            break
+        table.append([cell.strip().strip("`") for cell in line.strip("|").split("|")])
+    return table
+
+
+def test_names_are_those_of_the_package():
+    assert [(ours, hf, gguf) for _, ours, hf, _, gguf, _ in rows("names.md", "symbol")] == NAMES
+
+
+def test_names_of_meta_are_those_that_gguf_knows():
+    """An independent table: gguf lists, for each of its tensors, the names in other formats."""
+    gguf = pytest.importorskip("gguf")
+    known = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 1)
+    for _, _, hugging_face, meta, ours, _ in rows("names.md", "symbol"):
+        expected = ours.format(0).removesuffix(".weight")
+        for theirs in (meta, hugging_face):
+            assert known.get_name(theirs.format(0), try_suffixes=(".weight",)) == f"{expected}.weight", theirs
+
+
+def test_shapes_are_those_of_a_model():
+    # No two of these numbers, and no two products of them, are equal.
+    config = LlamaConfig(
+        vocab_size=101, dim=20, n_layers=1, n_heads=6, n_kv_heads=2, head_dim=14, ffn_dim=53, tie_embeddings=False
+    )
+    letters = {"vocab": 101, "dim": 20, "heads": 6, "kv_heads": 2, "head_dim": 14, "ffn_dim": 53}
+    shapes = {name: list(weight.shape) for name, weight in Llama(config).state_dict().items()}
+    table = {ours.format(0): eval(shape, dict(letters)) for _, ours, _, _, _, shape in rows("names.md", "symbol")}
+    assert table == shapes
+
+
+def test_numbers_of_smollm2_under_notation():
+    config = PRESETS["SmolLM2-135M"]
+    table = {in_code: number for _, _, in_code, number in rows("notation.md", "letter")}
+    assert table["head_dim`, `dim"] == f"{config.head_dim}, {config.dim}"
+    assert table["n_layers"] == str(config.n_layers)
+    assert table["n_heads"] == str(config.n_heads)
+    assert table["n_kv_heads"] == str(config.n_kv_heads)
+    assert table["seq`, `keys"] == f"at most {config.max_seq_len}"
+    assert table["norm_eps"] == "$10^{-5}$" and config.norm_eps == 1e-5
+    (shared,) = (number for letter, *_, number in rows("notation.md", "letter") if letter == "$G = H/K$")
+    assert shared == str(config.n_heads // config.n_kv_heads)
+
+
+def test_colours_under_notation():
+    shown = [re.search(r"#\w+", colour).group() for colour, _ in rows("notation.md", "colour")]
+    assert shown == [colour for idea, colour in COLOUR.items() if idea != "faint"]
