@@ -390,7 +390,7 @@ HF_FOLDERS = {
         "RoPE scaling is 'longrope'; known are default, linear",
     ),
     "scaling without factor": (rope(rope_type="linear"), "factor is None; it must be a number"),
-    "scaling below one": (rope(rope_type="linear", factor=0.5), "factor is 0.5; it must be a number of at least 1"),
+    "scaling below one": (rope(rope_type="linear", factor=0.5), "factor is 0.5; it must be"),
     "infinite stretch": (rope(rope_type="dynamic", factor=float("inf")), "factor is inf"),
     "yarn without rounding": (rope(rope_type="yarn", factor=4.0, truncate=False), "truncate is False; only True"),
     "bands that cross": (
@@ -485,7 +485,7 @@ def test_pickles_are_refused_unopened(tmp_path, suffix):
     ("name", "expected"),
     [
         ("SmolLM3", "there is no model 'SmolLM3'; give \"SmolLM2-135M-Instruct\""),
-        ("", "is neither|has neither|config.json is missing|there is no model ''"),
+        ("", "there is no model ''"),
         ("no/such/folder", "there is no model 'no/such/folder'; give"),
         ("no-such-file.gguf", "there is no file no-such-file.gguf; give"),
         ("folder/no-such-file.safetensors", "there is no file folder/no-such-file.safetensors; give"),

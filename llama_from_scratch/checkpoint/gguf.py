@@ -119,7 +119,8 @@ def _read(
 
 def _dequantise(file: GGUFFile, tensor: gguf.ReaderTensor, rows: slice) -> np.ndarray:
     try:
-        return gguf.quants.dequantize(tensor.data[rows], tensor.tensor_type)
+        with np.errstate(all="ignore"):  # NaN and infinity are reported by whoever uses the numbers, once
+            return gguf.quants.dequantize(tensor.data[rows], tensor.tensor_type)
     except NotImplementedError:
         raise CheckpointError(
             f"{file.path}: {tensor.name} is stored as {tensor.tensor_type.name}, which the package gguf cannot decode; "

@@ -13,7 +13,12 @@ def download(name: str, weights: bool) -> Path:
     """
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+        from huggingface_hub.errors import (
+            GatedRepoError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+            RepositoryNotFoundError,
+        )
     except ModuleNotFoundError:
         raise CheckpointError(
             f"there is no folder {name} here, and asking the hub for it needs the package huggingface_hub; "
@@ -23,6 +28,8 @@ def download(name: str, weights: bool) -> Path:
         # Files at the top only: some repositories keep a second copy of the weights in sub-folders.
         patterns = ["*.json", "tokenizer*", "*.jinja"] + ["*.safetensors"] * weights
         return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"]))
+    except HFValidationError as error:
+        raise CheckpointError(f"there is no folder {name} here, and no hub model can be called so: {error}") from None
     except GatedRepoError:
         raise CheckpointError(
             f"{name} is gated: ask for access on https://huggingface.co/{name}, then run: hf auth login"

@@ -24,6 +24,8 @@ def resolve(name: str | Path, *, weights: bool = True) -> Path:
     """
     if name == EMBEDDED:
         return embedded_path()
+    if not str(name):  # to a Path, nothing is the current folder
+        raise CheckpointError(f"there is no model ''; {ALLOWED}")
     path = Path(name).expanduser()
     if path.suffix.lower() in PICKLES:
         raise CheckpointError(
