@@ -1,6 +1,7 @@
 """The pages at the end of the book say what the code says."""
 
 import re
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -24,29 +25,42 @@ def rows(page: str, heading: str) -> list[list[str]]:
     return table
 
 
+def names() -> list[tuple[str, str, str, str, str]]:
+    """Of each weight: ours, Hugging Face's, Meta's and GGUF's full name, with {} for the layer, and its shape."""
+    prefixes = ("blocks.{}.", "model.layers.{}.", "layers.{}.", "blk.{}.")
+    inside = [
+        [p + name for p, name in zip(prefixes, row[1:5], strict=True)] + row[5:]
+        for row in rows("names.md", "in a layer")
+    ]
+    around = [row[1:] for row in rows("names.md", "around them")]
+    return [(*(f"{name}.weight" for name in four), shape) for *four, shape in around[:1] + inside + around[1:]]
+
+
 def test_names_are_those_of_the_package():
-    assert [(ours, hf, gguf) for _, ours, hf, _, gguf, _ in rows("names.md", "symbol")] == NAMES
+    assert [(ours, hugging_face, gguf) for ours, hugging_face, _, gguf, _ in names()] == NAMES
 
 
 def test_names_of_meta_are_those_that_gguf_knows():
     """An independent table: gguf lists, for each of its tensors, the names in other formats."""
     gguf = pytest.importorskip("gguf")
     known = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 1)
-    for _, _, hugging_face, meta, ours, _ in rows("names.md", "symbol"):
-        expected = ours.format(0).removesuffix(".weight")
+    for _, hugging_face, meta, ours, _ in names():
         for theirs in (meta, hugging_face):
-            assert known.get_name(theirs.format(0), try_suffixes=(".weight",)) == f"{expected}.weight", theirs
+            assert known.get_name(theirs.format(0), try_suffixes=(".weight",)) == ours.format(0), theirs
 
 
 def test_shapes_are_those_of_a_model():
     # No two of these numbers, and no two products of them, are equal.
+    letters = {"vocab": 101, "dim": 20, "heads": 6, "kv_heads": 2, "head_dim": 14, "ffn_dim": 53}
     config = LlamaConfig(
         vocab_size=101, dim=20, n_layers=1, n_heads=6, n_kv_heads=2, head_dim=14, ffn_dim=53, tie_embeddings=False
     )
-    letters = {"vocab": 101, "dim": 20, "heads": 6, "kv_heads": 2, "head_dim": 14, "ffn_dim": 53}
-    shapes = {name: list(weight.shape) for name, weight in Llama(config).state_dict().items()}
-    table = {ours.format(0): eval(shape, dict(letters)) for _, ours, _, _, _, shape in rows("names.md", "symbol")}
-    assert table == shapes
+
+    def numbers(shape: str) -> list[int]:
+        return [prod(letters[name] for name in size.split("·")) for size in shape.strip("[]").split(", ")]
+
+    table = {ours.format(0): numbers(shape) for ours, *_, shape in names()}
+    assert table == {name: list(weight.shape) for name, weight in Llama(config).state_dict().items()}
 
 
 def test_numbers_of_smollm2_under_notation():
