@@ -9,7 +9,9 @@ from jaxtyping import Float
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from .style import COLOUR, WIDTH
+from .style import COLOUR
+
+NARROW = 5.2  # inches: drawn a little larger than other figures, since these hold many words
 
 BLANKS = {" ": "␣", "\n": "↵", "\t": "⇥", "\xa0": "⍽"}  # a token that is only a blank has to be seen too
 
@@ -35,7 +37,7 @@ def path(
     """The way of a prompt: tokens, their vectors after the blocks `shown`, and the next tokens with their chances."""
     side = int(streams[0].shape[1] ** 0.5)
     rows, columns = len(shown), len(pieces)
-    fig = plt.figure(figsize=(WIDTH, 1.02 * rows + 3.1), layout="none")
+    fig = plt.figure(figsize=(NARROW, 1.02 * rows + 3.1), layout="none")
     outer = fig.add_gridspec(2, 1, height_ratios=[1.02 * rows + 0.75, 1.75], hspace=0.2)
     grid = outer[0].subgridspec(rows, columns, hspace=0.12, wspace=0.12)
     for row, step in enumerate(shown):
@@ -51,8 +53,8 @@ def path(
             if row == 0:
                 ax.set_title(f"{visible(pieces[column])}\n{ids[column]}", loc="center", fontsize=11)
             if column == 0:
-                name = "table" if step == 0 else f"block {step}"
-                ax.set_ylabel(("the\n" if step == 0 else "after\n") + name, rotation=0, ha="right", va="center")
+                name = "row of\nthe table" if step == 0 else f"after {step}\nblock{'s' * (step > 1)}"
+                ax.set_ylabel(name, rotation=0, ha="right", va="center")
     ax = fig.add_subplot(outer[1])
     _bars(ax, best, "probability of the next token")
     ax.set_title("what comes after the last token", fontsize=11)
@@ -61,7 +63,7 @@ def path(
 
 def next_tokens(best: Sequence[tuple[str, float]], total: float) -> None:
     """The most probable next tokens; `total` is what they have together."""
-    _, ax = plt.subplots(figsize=(WIDTH, 0.32 * len(best) + 0.9))
+    _, ax = plt.subplots(figsize=(NARROW, 0.32 * len(best) + 0.9))
     _bars(ax, best, "probability")
     ax.text(0.98, 0.06, f"these {len(best)} together: {total:.2f}", transform=ax.transAxes, ha="right")
     plt.show()
@@ -80,7 +82,7 @@ def _bars(ax: plt.Axes, best: Sequence[tuple[str, float]], label: str) -> None:
 
 def lens(ranks: Sequence[int], chances: Sequence[float], answer: str) -> None:
     """Rank and probability of `answer`, read from the stream after 0, 1, 2 … blocks."""
-    _, (top, bottom) = plt.subplots(2, 1, figsize=(WIDTH, 4.8), sharex=True)
+    _, (top, bottom) = plt.subplots(2, 1, figsize=(NARROW, 4.8), sharex=True)
     steps = range(len(ranks))
     top.plot(steps, [round_rank(rank) for rank in ranks], "o-", color=COLOUR["residual"], markersize=4)
     top.set(yscale="log", ylabel=f"rank of {visible(answer)}")
@@ -92,23 +94,23 @@ def lens(ranks: Sequence[int], chances: Sequence[float], answer: str) -> None:
 
 
 def contributions(
-    gains: dict[str, Sequence[float]], sizes: dict[str, Sequence[float]], answer: str, total: float
+    gains: dict[str, Float[Tensor, "blocks"]], sizes: dict[str, Float[Tensor, "blocks"]], answer: str, total: float
 ) -> None:
     """What each sub-layer writes for the last token: its length, and what it adds to the answer's logit."""
-    _, axes = plt.subplots(2, 1, figsize=(WIDTH, 5.6), sharex=True)
+    _, axes = plt.subplots(2, 1, figsize=(NARROW, 5.6), sharex=True)
     looks = {"attention": (COLOUR["query"], -0.21), "feed-forward": (COLOUR["normalised"], 0.21)}
     for ax, numbers in zip(axes, (sizes, gains), strict=True):
         for name, values in numbers.items():
             colour, shift = looks[name]
-            ax.bar([i + shift for i in range(len(values))], [round(v, 2) for v in values], 0.42, color=colour)
+            ax.bar([i + shift for i in range(len(values))], [round(v, 2) for v in values.tolist()], 0.42, color=colour)
         ax.axhline(0, color=COLOUR["residual"], linewidth=0.8)
     axes[0].set(ylabel="length of what is written")
     axes[1].set(ylabel=f"logit of {visible(answer)} it adds", xlabel="block")
     for y, (name, (colour, _)) in zip((0.9, 0.78), looks.items(), strict=True):
         axes[0].text(0.02, y, name, color=colour, transform=axes[0].transAxes, weight="bold")
-    axes[1].text(0.02, 0.9, f"all 61 terms together: {total:.2f}", transform=axes[1].transAxes)
-    top = max(range(len(gains["attention"])), key=lambda i: gains["attention"][i])
-    height = gains["attention"][top]
+    axes[1].text(0.02, 0.06, f"all 61 terms together: {total:.2f}", transform=axes[1].transAxes)
+    top = int(gains["attention"].argmax())
+    height = gains["attention"][top].item()
     axes[1].annotate(
         f"attention in block {top}", (top - 0.2, height), (-10, -2), textcoords="offset points", ha="right", va="top"
     )
@@ -118,7 +120,7 @@ def contributions(
 def attention_map(weights: Float[Tensor, "seq keys"], pieces: Sequence[str]) -> None:
     """Who looks at whom in one head: a row for each query, a column for each key."""
     n = len(pieces)
-    fig, ax = plt.subplots(figsize=(4.8, 4.2))
+    fig, ax = plt.subplots(figsize=(NARROW, 4.4))
     ax.imshow(weights.mul(100).round(), cmap="Blues", vmin=0, vmax=100, interpolation="none")
     for row in range(n):
         for column in range(n):
@@ -142,11 +144,17 @@ def attention_map(weights: Float[Tensor, "seq keys"], pieces: Sequence[str]) -> 
 def parameters(counts: dict[str, int]) -> None:
     """Where the parameters are."""
     total = sum(counts.values())
-    _, ax = plt.subplots(figsize=(WIDTH, 0.42 * len(counts) + 0.9))
+    _, ax = plt.subplots(figsize=(NARROW, 0.42 * len(counts) + 0.9))
     names = list(counts)
     ax.barh(names, [counts[name] / 1e6 for name in names], color=COLOUR["real"], height=0.66)
     for y, name in enumerate(names):
-        ax.text(counts[name] / 1e6 + 0.6, y, f"{counts[name]:,} · {counts[name] / total:.1%}", va="center", fontsize=10)
+        ax.text(
+            counts[name] / 1e6 + 0.6,
+            y,
+            f"{counts[name]:,} · {counts[name] / total:.{1 + (counts[name] < total / 1000)}%}",
+            va="center",
+            fontsize=10,
+        )
     ax.invert_yaxis()
     ax.set(xlabel="parameters (millions)", xlim=(0, 1.6 * max(counts.values()) / 1e6))
     ax.tick_params(axis="y", length=0)
@@ -155,13 +163,13 @@ def parameters(counts: dict[str, int]) -> None:
 
 def bugs(rows: Sequence[tuple[str, str, float, float]], tolerance: float) -> None:
     """Each version of the model: its name, what it writes, its loss, and how far its logits are from the right ones."""
-    _, ax = plt.subplots(figsize=(WIDTH, 0.62 * len(rows) + 1.1))
+    _, ax = plt.subplots(figsize=(NARROW, 0.62 * len(rows) + 1.1))
     for y, (name, text, loss, far) in enumerate(rows):
         right = far <= tolerance
         colour = COLOUR["value"] if right else COLOUR["key"]
         ax.plot([far], [y], "o" if right else "X", color=colour, markersize=9)
         ax.text(-0.03, y - 0.2, name, transform=ax.get_yaxis_transform(), ha="right", va="center", weight="bold")
-        words = visible(text)[:26]
+        words = visible(text)[:20]
         ax.text(-0.03, y + 0.2, words, transform=ax.get_yaxis_transform(), ha="right", va="center", color="#555555")
         ax.text(1.02, y, f"{loss:.2f}", transform=ax.get_yaxis_transform(), va="center")
     ax.axvline(tolerance, color=COLOUR["value"], linestyle="--", linewidth=1.2)
