@@ -24,9 +24,10 @@ def generate(
 
     Raises (at once, not at the first token):
         ValueError: if the prompt is empty, holds an id that the model does not know, or does not fit into the
-            model's context together with `max_new_tokens`; if `max_new_tokens` is below 1.
+            model's context together with `max_new_tokens`; if `max_new_tokens` is below 1; if
+            `sampling.top_k` is more than the vocabulary.
     """
-    _check(model, [prompt_ids], max_new_tokens)
+    _check(model, [prompt_ids], max_new_tokens, sampling)
     return (row[0] for row in _steps(model, [prompt_ids], max_new_tokens, sampling, frozenset(stop_ids)))
 
 
@@ -47,7 +48,7 @@ def generate_batch(
     """
     if not prompts:
         raise ValueError("there are no prompts; give at least one")
-    _check(model, prompts, max_new_tokens)
+    _check(model, prompts, max_new_tokens, sampling)
     rows: list[list[int]] = [[] for _ in prompts]
     for step in _steps(model, prompts, max_new_tokens, sampling, frozenset(stop_ids)):
         for row, token in zip(rows, step, strict=True):
@@ -87,20 +88,26 @@ def _steps(
         yield [token if goes else None for goes, token in zip(running, drawn, strict=True)]
 
 
-def _check(model: Llama, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+def _check(model: Llama, prompts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling) -> None:
     if type(max_new_tokens) is not int or max_new_tokens < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens!r}; it must be a whole number of at least 1")
     vocab, context = model.config.vocab_size, model.config.max_seq_len
+    if sampling.top_k is not None and sampling.top_k > vocab:
+        raise ValueError(f"top_k is {sampling.top_k}; this model has only {vocab} tokens to choose from")
     for prompt in prompts:
         if len(prompt) == 0:
             raise ValueError("the prompt is empty; give at least one token to continue")
         wrong = [token for token in prompt if not 0 <= token < vocab]
         if wrong:
             raise ValueError(f"the prompt holds the token id {wrong[0]}; this model knows 0 to {vocab - 1}")
-        if len(prompt) > context:
-            raise ValueError(f"the prompt has {len(prompt)} tokens and the model's context is {context}; shorten it")
-        if len(prompt) + max_new_tokens > context:
+        if len(prompt) >= context:
             raise ValueError(
-                f"{len(prompt)} tokens of prompt and {max_new_tokens} new ones are {len(prompt) + max_new_tokens}, "
-                f"more than the model's context of {context}; ask for at most {context - len(prompt)} new tokens"
+                f"the prompt has {len(prompt)} tokens and the model's context is {context}, "
+                "which leaves no room for new ones; shorten it"
+            )
+        together = len(prompt) + max_new_tokens
+        if together > context:
+            raise ValueError(
+                f"a prompt of length {len(prompt)} and {max_new_tokens} new tokens are {together}; "
+                f"the model's context is {context}, so ask for at most {context - len(prompt)} new ones"
             )

@@ -1,0 +1,127 @@
+"""Talk with the model."""
+
+import argparse
+import sys
+
+from ..generation import Sampling, generate
+from ..model import Llama
+from ..tokenizer import Tokenizer
+from . import options
+from .terminal import Stopwatch, note, write
+
+EXAMPLES = """examples:
+  a conversation; /quit or Ctrl-D ends it, Ctrl-C stops an answer:
+    PROGRAM chat
+  one question, one answer:
+    PROGRAM chat "What is a rainbow?"
+  with another tone, and always the most likely words:
+    PROGRAM chat "What is a rainbow?" --system "You are a pirate." --temperature 0
+
+The model remembers the conversation as far as its context reaches. When it outgrows that, the oldest messages are
+dropped, and you are told."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("question", nargs="?", help="ask this and leave; without it, a conversation begins")
+    parser.add_argument("--system", metavar="TEXT", help="how the model is to behave (default: what its template says)")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=512, metavar="N", help="the longest answer (default: %(default)s)"
+    )
+    # The rule that SmolLM2-Instruct's model card uses.
+    options.add_sampling(parser, temperature=0.2, top_p=0.9)
+    options.add_running(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    rule = options.sampling(arguments)
+    model, tokenizer = options.load(arguments)
+    talk = Conversation(model, tokenizer, rule, arguments.max_new_tokens, arguments.system, arguments.verbose)
+    if arguments.question is not None:
+        if not talk.ask(arguments.question):
+            raise KeyboardInterrupt
+        return
+    typed = sys.stdin.isatty()
+    if typed:
+        try:
+            import readline  # noqa: F401  arrow keys and history in input()
+        except ImportError:  # not on every system
+            pass
+        note(f"You are talking with {arguments.model}. /quit or Ctrl-D leaves, Ctrl-C stops an answer.")
+    while True:
+        try:
+            line = input("\nyou: " if typed else "").strip()
+        except (EOFError, KeyboardInterrupt):
+            if typed:
+                write("\n")
+            return
+        if line == "/quit":
+            return
+        if not line:
+            continue
+        try:
+            talk.ask(line)
+        except ValueError as error:  # this message cannot be answered; the next one may be
+            note(f"error: {error}")
+
+
+class Conversation:
+    """What was said so far, kept within the model's context."""
+
+    def __init__(
+        self,
+        model: Llama,
+        tokenizer: Tokenizer,
+        rule: Sampling,
+        max_new_tokens: int,
+        system: str | None = None,
+        verbose: bool = False,
+    ) -> None:
+        self.model, self.tokenizer, self.rule, self.verbose = model, tokenizer, rule, verbose
+        self.max_new_tokens = max_new_tokens
+        self.system = [] if system is None else [{"role": "system", "content": system}]
+        self.turns: list[dict[str, str]] = []  # user and assistant, one after the other
+
+    def ask(self, question: str) -> bool:
+        """Write the model's answer to stdout as it is made, and remember both. False if Ctrl-C stopped it.
+
+        Raises:
+            ValueError: if this question cannot be answered, also alone; then it is not remembered.
+        """
+        asked = {"role": "user", "content": question}
+        prompt = self._fit(asked)
+        watch = Stopwatch()
+        tokens = generate(self.model, prompt, self.max_new_tokens, self.rule, self.tokenizer.stop_ids)
+        stream, answer, finished = self.tokenizer.stream(), "", True
+        try:
+            for token in tokens:
+                watch.tick()
+                part = stream.push(token)
+                answer += part
+                write(part)
+        except KeyboardInterrupt:
+            finished = False
+        write("\n")
+        if not finished:
+            note("[stopped]")
+        elif watch.n == self.max_new_tokens:
+            note(f"[cut off after {watch.n} tokens; --max-new-tokens allows more]")
+        if answer:
+            self.turns += [asked, {"role": "assistant", "content": answer}]
+        if self.verbose:
+            note(watch.report(len(prompt)))
+        return finished
+
+    def _fit(self, asked: dict[str, str]) -> list[int]:
+        """The conversation as tokens, without its oldest turns if there is no room for an answer otherwise."""
+        context, dropped = self.model.config.max_seq_len, 0
+        while True:
+            prompt = self.tokenizer.chat(self.system + self.turns + [asked])
+            if len(prompt) + self.max_new_tokens <= context or not self.turns:
+                break
+            del self.turns[:2]
+            dropped += 2
+        if dropped:
+            note(
+                f"[the conversation outgrew the context of {context} tokens; its {dropped} oldest messages are dropped]"
+            )
+        return prompt

@@ -1,0 +1,67 @@
+"""What is typed, turned into one call; and how every command ends."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from ..checkpoint import EMBEDDED
+from . import chat, generate, inspect
+
+PROGRAM = "python -m llama_from_scratch"
+EXAMPLES = f"""examples:
+  {PROGRAM} generate "The capital of France is" --max-new-tokens 20
+  {PROGRAM} chat "What is a rainbow?"
+  {PROGRAM} inspect
+
+Each command explains itself: {PROGRAM} generate --help
+The model is {EMBEDDED}, which comes with the project, unless --model names another."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line."""
+
+    def error(self, message: str) -> None:
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    top = Parser(
+        prog=PROGRAM,
+        description="Run a Llama that was written from scratch.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(metavar="command", required=True)
+    for module in (generate, chat, inspect):
+        summary = module.__doc__.splitlines()[0]
+        command = commands.add_parser(
+            module.__name__.rsplit(".", 1)[-1],
+            help=summary,
+            description=summary,
+            epilog=module.EXAMPLES.replace("PROGRAM", PROGRAM),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Gives the exit code: 0, or 2 for a user's mistake, 130 for Ctrl-C, 141 for a closed pipe."""
+    arguments = parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+        sys.stdout.flush()
+        return 0
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read the output has seen enough, as in `… | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
+        return 141
+    except (ValueError, OSError, ImportError) as error:
+        known = isinstance(error, OSError) and error.filename and error.strerror
+        message = f"{error.filename}: {error.strerror}" if known else " ".join(str(error).split())
+        print(f"error: {message}", file=sys.stderr)
+        return 2

@@ -1,0 +1,91 @@
+"""Options that several commands share."""
+
+import argparse
+
+import torch
+
+from ..checkpoint import EMBEDDED
+from ..generation import Sampling
+from ..model import Llama
+from ..tokenizer import Tokenizer, load_tokenizer
+from .terminal import loading
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def add_running(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("where and how it runs")
+    group.add_argument(
+        "--model",
+        default=EMBEDDED,
+        metavar="NAME",
+        help="a GGUF file, a folder with safetensors, or a name on the Hugging Face hub (default: %(default)s)",
+    )
+    group.add_argument("--dtype", default="float32", choices=DTYPES, help="type of the weights (default: %(default)s)")
+    group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …, or mps (default: %(default)s)")
+    group.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: PyTorch decides)")
+    group.add_argument("--verbose", action="store_true", help="say on stderr how fast it was")
+
+
+def add_sampling(parser: argparse.ArgumentParser, temperature: float, top_p: float | None) -> None:
+    group = parser.add_argument_group("how each token is chosen")
+    group.add_argument(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help=f"0 always takes the likeliest token, 1 draws as the model says, more is wilder (default: {temperature})",
+    )
+    group.add_argument("--top-k", type=int, metavar="K", help="draw among the K most likely tokens only")
+    group.add_argument(
+        "--top-p",
+        type=float,
+        metavar="P",
+        help="draw among the most likely tokens that together have probability P"
+        + (f" (default: {top_p}, unless the temperature is 0)" if top_p else ""),
+    )
+    group.add_argument(
+        "--min-p", type=float, metavar="P", help="draw among tokens at least P times as likely as the best"
+    )
+    group.add_argument("--seed", type=int, metavar="N", help="the same seed draws the same text")
+    parser.set_defaults(default_temperature=temperature, default_top_p=top_p)
+
+
+def sampling(arguments: argparse.Namespace) -> Sampling:
+    """The rule that the options describe.
+
+    Raises:
+        ValueError: for values that mean nothing, and for options that would change nothing.
+    """
+    temperature = arguments.default_temperature if arguments.temperature is None else arguments.temperature
+    given = [name for name in ("top_k", "top_p", "min_p", "seed") if getattr(arguments, name) is not None]
+    if temperature == 0 and given:
+        raise ValueError(
+            f"--{given[0].replace('_', '-')} changes nothing at temperature 0, where the most likely token is always "
+            "taken; add --temperature 0.8, for example"
+        )
+    top_p = arguments.default_top_p if arguments.top_p is None and temperature > 0 else arguments.top_p
+    return Sampling(temperature, arguments.top_k, top_p, arguments.min_p, arguments.seed)
+
+
+def load(arguments: argparse.Namespace) -> tuple[Llama, Tokenizer]:
+    """The model and its tokenizer, on the device asked for."""
+    if arguments.threads is not None:
+        if arguments.threads < 1:
+            raise ValueError(f"--threads is {arguments.threads}; it must be at least 1")
+        torch.set_num_threads(arguments.threads)
+    device = _device(arguments.device)
+    with loading(arguments.model):
+        tokenizer = load_tokenizer(arguments.model)
+        model = Llama.from_pretrained(arguments.model, dtype=getattr(torch, arguments.dtype), device=device)
+    return model, tokenizer
+
+
+def _device(name: str) -> str:
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (number and not number.isdecimal()):
+        raise ValueError(f"--device is {name!r}; it must be cpu, cuda, cuda:N or mps")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--device is {name}, and PyTorch sees {torch.cuda.device_count()} CUDA devices here; use cpu")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("--device is mps, and there is none here; use cpu")
+    return name

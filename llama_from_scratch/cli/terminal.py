@@ -1,0 +1,61 @@
+"""What is shown, and how it differs between a person's terminal and a pipe."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# A model can write any byte, also those that command a terminal. There they are shown, not obeyed; a pipe gets them.
+_SHOWN = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"} | {0x7F: "\u2421"}
+_SHOWN |= {code: "\ufffd" for code in range(0x80, 0xA0)}
+
+
+def write(text: str, faint: bool = False) -> None:
+    """Text to stdout, at once; faint on a terminal that can show it."""
+    if sys.stdout.isatty():
+        text = text.translate(_SHOWN)
+        if faint and text and "NO_COLOR" not in os.environ:
+            text = f"\x1b[2m{text}\x1b[22m"
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    """A remark that is not part of the result: one line on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def loading(name: str) -> Iterator[None]:
+    """Shows on stderr, if someone is looking, that something is going on; leaves nothing behind."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    try:
+        from rich.console import Console
+    except ImportError:
+        raise ImportError("the command line needs the package rich; run: pip install rich") from None
+    with Console(stderr=True).status(f"Loading {name} …"):
+        yield
+
+
+class Stopwatch:
+    """Counts tokens as they come and says how fast that was."""
+
+    def __init__(self) -> None:
+        self.start, self.first, self.n = time.perf_counter(), 0.0, 0
+
+    def tick(self) -> None:
+        self.n += 1
+        if self.n == 1:
+            self.first = time.perf_counter()
+
+    def report(self, n_prompt: int) -> str:
+        if self.n == 0:
+            return f"{n_prompt} tokens of prompt, 0 new tokens"
+        waited, wrote = self.first - self.start, time.perf_counter() - self.first
+        line = f"{n_prompt} tokens of prompt and the first new one in {waited:.2f} s"
+        if self.n > 1:
+            line += f"; {self.n - 1} more in {wrote:.2f} s, {(self.n - 1) / wrote:.1f} tokens a second"
+        return line

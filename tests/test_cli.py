@@ -1,0 +1,363 @@
+"""The command line: the real commands in their own processes, and everything a user can do wrong."""
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from llama_from_scratch import Llama, LlamaConfig
+from llama_from_scratch.checkpoint.embedded import EMBEDDED
+from llama_from_scratch.cli import main, options
+from llama_from_scratch.cli.chat import Conversation
+from llama_from_scratch.generation import Sampling, generate
+from llama_from_scratch.tokenizer import Tokenizer, load_tokenizer
+
+COMMAND = [sys.executable, "-m", "llama_from_scratch"]
+PROMPT = "The capital of France is"
+
+
+def run(*arguments: str, **options_) -> subprocess.CompletedProcess:
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=300, **options_)
+
+
+@pytest.fixture(scope="module")
+def tok():
+    return load_tokenizer(EMBEDDED)
+
+
+@pytest.fixture
+def loaded(monkeypatch, smollm2, tok):
+    """In-process calls share one model."""
+    monkeypatch.setattr(options, "load", lambda _: (smollm2, tok))
+
+
+# --- the commands, as they are typed -----------------------------------------------------------------------------
+
+
+def test_generate_prints_the_tokens_of_transformers(hf_smollm2, tok):
+    done = run("generate", PROMPT, "--max-new-tokens", "20", "--temperature", "0", "--tokens")
+    ids = tok.encode(PROMPT)
+    expected = hf_smollm2.generate(
+        torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), max_new_tokens=20, do_sample=False, pad_token_id=0
+    )[0].tolist()
+    new = expected[len(ids) :]
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (
+        tok.decode(expected) + f"\nprompt tokens: {' '.join(map(str, ids))}\nnew tokens: {' '.join(map(str, new))}\n"
+    )
+
+
+def test_ctrl_c_and_streaming():
+    """The text comes while it is made; an interrupt ends it with 130 and no traceback."""
+    process = subprocess.Popen(
+        [*COMMAND, "generate", "Once upon a time", "--max-new-tokens", "5000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    text = b""
+    while len(text) < len("Once upon a time") + 10:
+        text += os.read(process.stdout.fileno(), 100)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip() == b""
+
+
+def test_a_reader_that_has_seen_enough():
+    """`… | head -1` ends the command quietly."""
+    process = subprocess.Popen(
+        [*COMMAND, "generate", "One\nTwo\n", "--max-new-tokens", "5000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout.readline() == b"One\n"
+    process.stdout.close()
+    assert process.wait(timeout=120) == 141
+    assert process.stderr.read() == b""
+
+
+def test_errors_are_one_line_without_traceback():
+    done = run("generate", "x", "--model", "no-such-model.gguf")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: there is no file no-such-model.gguf") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_conversation_on_a_terminal():
+    """Ctrl-C stops an answer and keeps it, Ctrl-D leaves; what is only for a person's eyes is shown."""
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "chat", "--max-new-tokens", "3000", "--temperature", "0"],
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        env={**os.environ, "TERM": "xterm"},
+        start_new_session=True,
+        preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0),
+    )
+    os.close(follower)
+
+    def read_until(pattern: str) -> str:
+        seen, end = "", time.monotonic() + 120
+        while not re.search(pattern, seen):
+            assert time.monotonic() < end, f"waited for {pattern!r} and saw {seen!r}"
+            if select.select([leader], [], [], 0.5)[0]:
+                seen += os.read(leader, 4096).decode(errors="replace")
+        return seen
+
+    assert f"Loading {EMBEDDED}" in read_until(r"you: $")
+    os.write(leader, b"Write a long story about the sea.\n")
+    read_until(r"sea\.\r\n.{10}")
+    os.write(leader, b"\x03")
+    assert "[stopped]" in read_until(r"you: $")
+    os.write(leader, b"\x04")
+    assert process.wait(timeout=60) == 0
+    os.close(leader)
+
+
+# --- generate ----------------------------------------------------------------------------------------------------
+
+
+def test_prompt_from_a_file_and_from_stdin(loaded, capsys, tmp_path, monkeypatch):
+    assert main(["generate", PROMPT, "--max-new-tokens", "3"]) == 0
+    expected = capsys.readouterr().out
+    file = tmp_path / "prompt.txt"
+    for ending in ("", "\n", "\r\n"):
+        file.write_bytes(PROMPT.encode() + ending.encode())
+        assert main(["generate", "--file", str(file), "--max-new-tokens", "3"]) == 0
+        assert capsys.readouterr().out == expected
+        with file.open() as stdin:
+            monkeypatch.setattr(sys, "stdin", stdin)
+            assert main(["generate", "--file", "-", "--max-new-tokens", "3"]) == 0
+        assert capsys.readouterr().out == expected
+
+
+def test_a_seed_and_the_speed(loaded, capsys):
+    command = ["generate", PROMPT, "--max-new-tokens", "8", "--temperature", "1.5", "--verbose"]
+    texts = []
+    for seed in ("1", "1", "2"):
+        assert main([*command, "--seed", seed]) == 0
+        shown = capsys.readouterr()
+        texts.append(shown.out)
+        assert re.fullmatch(r"5 tokens of prompt and the first new one in .* s(; .* tokens a second)?\n", shown.err)
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_what_commands_a_terminal_is_shown_there_instead(monkeypatch, capsys):
+    from llama_from_scratch.cli.terminal import write
+
+    write("a\x1b[31mb\x07\x9bc\n\t")
+    assert capsys.readouterr().out == "a\x1b[31mb\x07\x9bc\n\t"  # a pipe gets what the model wrote
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    write("a\x1b[31mb\x07\x9bc\n\t")
+    assert capsys.readouterr().out == "a␛[31mb␇\ufffdc\n\t"
+    write("p", faint=True)
+    assert capsys.readouterr().out == "\x1b[2mp\x1b[22m"
+    monkeypatch.setenv("NO_COLOR", "1")
+    write("p", faint=True)
+    assert capsys.readouterr().out == "p"
+
+
+# --- mistakes ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: command"),
+        (["frobnicate"], "invalid choice: 'frobnicate'"),
+        (["generate"], "give the text to continue"),
+        (["generate", "a", "--file", "b"], "give the text to continue"),
+        (["generate", "--file", "/no/such/file"], "/no/such/file: No such file"),
+        (["generate", "--file", "/"], "/: Is a directory"),
+        (["generate", ""], "the prompt is empty"),
+        (["generate", "a\x04"], "cannot spell"),
+        (["generate", "a\udcff"], "not valid Unicode"),
+        (["generate", "x", "--max-new-tokens", "0"], "max_new_tokens is 0"),
+        (["generate", "x", "--max-new-tokens", "many"], "invalid int value: 'many'"),
+        (["generate", "x", "--max-new-tokens", "8192"], "ask for at most 8191"),
+        (["generate", "x " * 9000], "the model's context is 8192"),
+        (["generate", "x", "--temperature", "-1"], "temperature is -1.0; it must be 0"),
+        (["generate", "x", "--temperature", "nan"], "temperature is nan"),
+        (["generate", "x", "--top-k", "5"], "--top-k changes nothing at temperature 0"),
+        (["generate", "x", "--seed", "5"], "--seed changes nothing at temperature 0"),
+        (["generate", "x", "--temperature", "1", "--top-k", "0"], "top_k is 0"),
+        (["generate", "x", "--temperature", "1", "--top-k", "50000"], "this model has only 49152"),
+        (["generate", "x", "--temperature", "1", "--top-p", "2"], "top_p is 2.0"),
+        (["generate", "x", "--temperature", "1", "--min-p", "-1"], "min_p is -1.0"),
+        (["generate", "x", "--temperature", "1", "--seed", "-1"], "seed is -1"),
+        (["chat", "x", "--temperature", "0", "--top-p", "0.5"], "--top-p changes nothing"),
+        (["chat", "x", "--max-new-tokens", "8192"], "ask for at most"),
+        (["chat", "\x04"], "cannot spell"),
+    ],
+)
+def test_mistakes(loaded, capsys, arguments, message):
+    fails_with(capsys, arguments, message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "x", "--model", "nope"], "there is no model 'nope'"),
+        (["generate", "x", "--model", "Llama-3-8B"], "preset: sizes without weights"),
+        (["generate", "x", "--model", "weights.pth"], "pickle"),
+        (["generate", "x", "--device", "toaster"], "must be cpu, cuda, cuda:N or mps"),
+        (["generate", "x", "--device", "cuda:99"], "--device is cuda:99, and PyTorch sees"),
+        (["generate", "x", "--dtype", "int8"], "invalid choice: 'int8'"),
+        (["generate", "x", "--threads", "0"], "--threads is 0"),
+        (["inspect", "nope"], "there is no model 'nope'"),
+        (["inspect", __file__], "neither a GGUF nor a .safetensors file"),
+    ],
+)
+def test_mistakes_before_anything_is_loaded(capsys, arguments, message):
+    fails_with(capsys, arguments, message)
+
+
+def fails_with(capsys, arguments, message):
+    try:
+        code = main(arguments)
+    except SystemExit as end:  # argparse's way
+        code = end.code
+    shown = capsys.readouterr()
+    assert code == 2
+    assert shown.out == ""
+    assert shown.err.startswith("error: ") and shown.err.count("\n") == 1 and message in shown.err
+
+
+def test_a_file_that_is_no_text(loaded, capsys, tmp_path):
+    (tmp_path / "image").write_bytes(b"ab\xff\xfe")
+    fails_with(capsys, ["generate", "--file", str(tmp_path / "image")], "not text in UTF-8 (byte 2)")
+
+
+def test_a_missing_package_is_named(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "regex", None)
+    fails_with(capsys, ["generate", "x"], "pip install regex")
+
+
+@pytest.mark.parametrize("command", ["generate", "chat", "inspect"])
+def test_help_teaches_by_example(capsys, command):
+    """Every example in the help is one that the parser takes."""
+    from llama_from_scratch.cli.main import PROGRAM, parser
+
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    assert end.value.code == 0
+    examples = [line.split(PROGRAM, 1)[1] for line in text.splitlines() if line.startswith("    ") and PROGRAM in line]
+    assert len(examples) >= 2
+    for example in examples:
+        import shlex
+
+        parser().parse_args(shlex.split(example))
+
+
+# --- chat --------------------------------------------------------------------------------------------------------
+
+
+def test_one_question_one_answer(loaded, capsys, smollm2, tok):
+    assert main(["chat", "What is 2+2?", "--max-new-tokens", "6", "--temperature", "0"]) == 0
+    expected = list(
+        generate(smollm2, tok.chat([{"role": "user", "content": "What is 2+2?"}]), 6, stop_ids=tok.stop_ids)
+    )
+    shown = capsys.readouterr()
+    assert shown.out == tok.decode(expected) + "\n"
+    assert shown.err == "[cut off after 6 tokens; --max-new-tokens allows more]\n"
+
+
+def test_a_conversation_through_a_pipe(loaded, capsys, monkeypatch, tmp_path):
+    (tmp_path / "lines").write_text("Hi\n\n\x04\nAnd now?\n/quit\nnever read\n")
+    with (tmp_path / "lines").open() as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert main(["chat", "--max-new-tokens", "2", "--temperature", "0"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.count("\n") == 2  # one line for each of two answers, no prompts
+    assert "error: this model's vocabulary cannot spell '\\x04'" in shown.err  # and the conversation went on
+
+
+@pytest.fixture(scope="module")
+def short_model():
+    """Random weights behind the real vocabulary, with a context that is soon full."""
+    torch.manual_seed(0)
+    return Llama(LlamaConfig(49_152, 16, 1, 2, 1, 8, 16, max_seq_len=100)).eval()
+
+
+def test_a_conversation_remembers_and_forgets_the_oldest(short_model, tok, capsys, monkeypatch):
+    talk = Conversation(short_model, tok, Sampling(), 20, system="Be brief.")
+    seen = []
+    monkeypatch.setattr(tok, "chat", lambda messages: seen.append(messages) or Tokenizer.chat(tok, messages))
+    for i in range(6):
+        assert talk.ask(f"question number {i}")
+    first, *_, last = [messages for messages in seen if messages[-1]["content"] == "question number 5"]
+    assert len(last) < len(first)  # it did not fit, and something was dropped
+    assert last[0] == {"role": "system", "content": "Be brief."}
+    assert [message["role"] for message in last[1:]] == ["user", "assistant"] * (len(last) // 2 - 1) + ["user"]
+    assert last[1:] == first[-len(last) + 1 :]  # the oldest, in whole turns
+    assert "[the conversation outgrew the context of 100 tokens; its 2 oldest" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="context is 100"):
+        talk.ask("a question that is much too long " * 10)
+
+
+def test_an_interrupted_answer_is_kept(short_model, tok, capsys, monkeypatch):
+    talk = Conversation(short_model, tok, Sampling(), 20)
+    calls = []
+
+    def interrupt(*_):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+
+    hook = short_model.norm.register_forward_hook(interrupt)
+    try:
+        assert not talk.ask("Hello")
+    finally:
+        hook.remove()
+    shown = capsys.readouterr()
+    assert "[stopped]" in shown.err
+    assert [turn["role"] for turn in talk.turns] == ["user", "assistant"]
+    assert shown.out == talk.turns[1]["content"] + "\n"
+
+
+# --- inspect -----------------------------------------------------------------------------------------------------
+
+
+def test_inspect_says_what_is_so(capsys, smollm2, tok):
+    assert main(["inspect"]) == 0
+    text = capsys.readouterr().out
+    rows = {cells[0]: cells[1:] for cells in (re.split(r" {2,}", line.strip()) for line in text.splitlines())}
+    count = lambda part: sum(p.numel() for name, p in smollm2.named_parameters() if part in name)  # noqa: E731
+    assert rows["all"] == [f"{sum(p.numel() for p in smollm2.parameters()):,}"]
+    assert rows["attention"][0] == f"{count('attention.'):,}"
+    assert rows["feed-forward"][0] == f"{count('feed_forward.'):,}"
+    assert rows["norms"][0] == f"{count('norm'):,}"
+    assert rows["embedding"][0] == f"{count('embedding'):,}"
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        from llama_from_scratch import KVCache
+
+        assert rows[f"cache in {name}"] == [f"{KVCache(smollm2.config, 1, 1, dtype).n_bytes:,} bytes a token"]
+    assert rows["n_kv_heads"] == ["3"] and rows["format"] == ["GGUF"]
+    assert rows["tokens"] == [f"{len(tok):,}, {len(tok.special)} of them special"]
+    assert rows["stops at"] == ["0 <|endoftext|>, 2 <|im_end|>"]
+
+
+def test_inspect_on_a_terminal_draws_tables(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["inspect"]) == 0
+    text = capsys.readouterr().out
+    assert "134,515,008" in text and "│" in text
+
+
+def test_inspect_of_a_model_without_tokenizer(capsys, tmp_path):
+    from llama_from_scratch.checkpoint import save_model
+
+    save_model(Llama(LlamaConfig(50, 16, 1, 2, 1, 8, 16)), tmp_path / "model")
+    assert main(["inspect", str(tmp_path / "model")]) == 0
+    text = capsys.readouterr().out
+    assert "none that can be read" in text and "output projection" in text
