@@ -1,6 +1,6 @@
 """Checks of the RMSNorm chapter. Each names the classic mistake that an answer shows, if it shows one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import isfinite, sqrt
 
 import torch
@@ -21,7 +21,7 @@ def _seeded() -> torch.Generator:
 
 
 @exercise
-def check_by_hand(answer: Sequence[float]) -> str:
+def check_by_hand(answer: object) -> str:
     """answer: RMSNorm of [3, -4, 12, 0], four numbers with at least two right decimals."""
     y = torch.as_tensor(answer, dtype=torch.float64)
     if tuple(y.shape) != (4,):
@@ -132,7 +132,7 @@ def _rms_norm_mistake(y: Tensor, x: Tensor, g: Tensor, eps: float) -> tuple[str,
 
 
 @exercise
-def check_eps(answer: float) -> str:
+def check_eps(answer: object) -> str:
     """answer: the RMS at which eps = 1e-5 makes the output 1 % shorter."""
     rms = float(answer)
     if not (isfinite(rms) and rms > 0):

@@ -201,11 +201,11 @@ def draw_gradients(upstream: Float[Tensor, "2"], radii: tuple[float, ...] = (1.0
             x = radius * torch.stack([angle.cos(), angle.sin()])
             _arrow(ax, x, 0.5 * through_norm(x, upstream), COLOUR["normalised"])
             ax.plot(*x.tolist(), ".", color=COLOUR["residual"], markersize=6)
-    _arrow(ax, torch.tensor([-3.3, 3.0]), 0.5 * upstream, COLOUR["real"])
-    ax.text(-3.3, 3.2, "what arrives at y", color=COLOUR["real"])
-    ax.text(0, -3.5, "what reaches x", color=COLOUR["normalised"], ha="center")
+    _arrow(ax, torch.tensor([-3.6, 3.35]), 0.5 * upstream, COLOUR["real"])
+    ax.text(-2.9, 3.4, "arrives at y", color=COLOUR["real"])
+    ax.text(0, -3.6, "reaches x", color=COLOUR["normalised"], ha="center")
     ax.plot(0, 0, "+", color=COLOUR["real"], markersize=9)
-    ax.set(xlim=(-3.7, 3.7), ylim=(-3.7, 3.7), aspect="equal", xlabel="feature 1", ylabel="feature 2")
+    ax.set(xlim=(-3.8, 3.8), ylim=(-3.8, 3.9), aspect="equal", xlabel="feature 1", ylabel="feature 2")
     plt.show()
 
 
@@ -214,7 +214,14 @@ def _arrow(ax: Axes, start: Tensor, step: Tensor, colour: str) -> None:
         "",
         (start + step).tolist(),
         start.tolist(),
-        arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 1.8, "shrinkA": 0, "shrinkB": 0},
+        arrowprops={
+            "arrowstyle": "-|>",
+            "color": colour,
+            "linewidth": 1.8,
+            "mutation_scale": 9,
+            "shrinkA": 0,
+            "shrinkB": 0,
+        },
     )
 
 
