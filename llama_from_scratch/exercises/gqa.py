@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ def _match(given: float | Tensor, wanted: float | Tensor) -> bool:
 
 
 @exercise
-def check_causal_weights(answer: Sequence[float]) -> str:
+def check_causal_weights(answer: object) -> str:
     """Weights of query 2 over keys 0 … 3 for the scores 0, ln 2, 0, ln 5. Prints the verdict."""
     if answer is None or len(answer) != 4:
         raise NotYet("four weights are wanted, one for each key", "A key that may not be seen has weight 0.")
@@ -86,9 +86,9 @@ def check_kv_head(fn: Callable[[int, int, int], int]) -> str:
 @exercise
 def check_cache_bytes(fn: Callable[[LlamaConfig, int, int, float], float]) -> str:
     """fn(config, tokens, batch, bytes_per_number) -> bytes of the key/value cache. Prints the verdict."""
-    # head_dim is not dim / n_heads here, so that no two wrong counts agree.
+    # Sizes with which no two wrong counts agree: head_dim is not dim / n_heads, and a number has not 2 bytes.
     c = LlamaConfig(1000, dim=320, n_layers=7, n_heads=12, n_kv_heads=4, head_dim=64, ffn_dim=640)
-    tokens, batch, size = 1000, 3, 2
+    tokens, batch, size = 1000, 5, 4
     got = fn(c, tokens, batch, size)
     if got is None or got is ...:
         raise NotYet("the function returns None", "Write its body and end it with `return`.")

@@ -61,7 +61,7 @@ def draw_dial(n_heads: int, kv_heads: Sequence[int]) -> None:
     plt.show()
 
 
-def _box(ax, x: float, y: float, colour: str, label: str, width: float = 0.7) -> None:
+def _box(ax, x: int | float, y: float, colour: str, label: str, width: float = 0.7) -> None:
     ax.add_patch(Rectangle((x - width / 2, y - 0.15), width, 0.3, color=colour, lw=0))
     ax.text(x, y, label, ha="center", va="center", color="white", fontsize=10)
 
@@ -99,14 +99,14 @@ def draw_mean_of_values(
     plt.show()
 
 
-def _arrow(ax, tip: Sequence[float], colour: str) -> None:
+def _arrow(ax, tip: Sequence[int | float], colour: str) -> None:
     ax.annotate("", tip, xytext=(0, 0), arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 2.2, "shrinkA": 0})
 
 
 def draw_scale(
     head_dims: Sequence[int],
-    variance: Sequence[float],
-    largest: Mapping[str, Sequence[float]],
+    variance: Sequence[int | float],
+    largest: Mapping[str, Sequence[int | float]],
 ) -> None:
     """Variance of q·k against head_dim, and the largest weight for each thing the score may be divided by."""
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(WIDTH, 6), sharex=True)
@@ -185,7 +185,7 @@ def draw_cache_sizes(kib_per_token: Mapping[str, tuple[float, float]]) -> None:
 
 
 def draw_roofline(
-    intensities: Sequence[float], peak_flops: float, bandwidth: float, prefill: tuple[float, str]
+    intensities: Sequence[int | float], peak_flops: float, bandwidth: float, prefill: tuple[float, str]
 ) -> None:
     """The roof of one accelerator: decode attention by group size on its slope, one prefill on its flat part."""
     ridge = peak_flops / bandwidth
@@ -219,7 +219,7 @@ def draw_roofline(
     plt.show()
 
 
-def draw_decode_times(kv_heads: Sequence[int], measured: Sequence[float], counted: Sequence[float]) -> None:
+def draw_decode_times(kv_heads: Sequence[int], measured: Sequence[int | float], counted: Sequence[int | float]) -> None:
     """Time of one decode step's attention and bytes it reads, both relative to multi-head attention."""
     figure, ax = plt.subplots(figsize=(WIDTH, 3.4))
     ax.plot(kv_heads, counted, color=COLOUR["theory"], lw=5, alpha=0.6)
@@ -246,7 +246,7 @@ def draw_decode_times(kv_heads: Sequence[int], measured: Sequence[float], counte
 
 def draw_masks(masks: Mapping[str, Bool[Tensor, "seq keys"]]) -> None:
     """Which keys each new query may see, for several ways to build the mask."""
-    figure, axes = plt.subplots(len(masks), 1, figsize=(WIDTH * 0.8, 2.3 * len(masks)))
+    figure, axes = plt.subplots(len(masks), 1, figsize=(WIDTH, 2.7 * len(masks)))
     for ax, (title, mask) in zip(axes, masks.items(), strict=True):
         seq, keys = mask.shape
         for row in range(seq):
@@ -269,14 +269,14 @@ def draw_masks(masks: Mapping[str, Bool[Tensor, "seq keys"]]) -> None:
 
 def draw_group(weights: Float[Tensor, "group seq seq"], words: Sequence[str], titles: Sequence[str]) -> None:
     """The attention maps of the query heads of one group, one below the other."""
-    figure, axes = plt.subplots(len(weights), 1, figsize=(WIDTH * 0.86, 4.4 * len(weights)), sharex=False)
+    figure, axes = plt.subplots(len(weights), 1, figsize=(WIDTH, 3.3 * len(weights) + 0.8), sharex=True)
     for ax, map_, title in zip(axes, weights, titles, strict=True):
-        ax.imshow(map_.numpy(), cmap=WEIGHTS, vmin=0, vmax=1)
-        ax.set_xticks(range(len(words)), words, rotation=90)
+        ax.imshow(map_.numpy(), cmap=WEIGHTS, vmin=0, vmax=1, aspect="auto")
         ax.set_yticks(range(len(words)), words)
         ax.tick_params(length=0)
         ax.set(title=title, ylabel="this token asks …" if ax is axes[0] else "")
         ax.spines[:].set_color(COLOUR["faint"])
+    axes[-1].set_xticks(range(len(words)), words, rotation=90)
     axes[-1].set_xlabel("… and looks here")
     plt.show()
 
@@ -297,7 +297,7 @@ def draw_heads(panels: Mapping[str, Float[Tensor, "layers heads"]], group: int) 
     plt.show()
 
 
-def draw_pooling(one_layer: Sequence[float], reference: float, every_layer: Mapping[str, float]) -> None:
+def draw_pooling(one_layer: Sequence[int | float], reference: float, every_layer: Mapping[str, float]) -> None:
     """Loss after pooling the heads of a single layer (left), and of all layers in several ways (right)."""
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(WIDTH, 5.4), height_ratios=[1.4, 1])
     top.bar(range(len(one_layer)), [x - reference for x in one_layer], color=COLOUR["key"])
