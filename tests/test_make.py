@@ -193,6 +193,28 @@ def test_every_direct_requirement_is_pinned_as_in_the_lock():
     assert {p: v for p, v in direct.items() if lock.get(p) != v} == {}
 
 
+def test_the_package_needs_nothing_that_is_optional():
+    """What `pip install .` brings is enough to import the package and run a model; the rest may be absent."""
+    optional = ["jupyter", "IPython", "matplotlib", "pytest", "beartype", "hypothesis", "transformers", "gguf", "regex"]
+    optional += ["jinja2", "huggingface_hub", "rich", "playwright", "nbformat"]
+    code = f"""
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        # torch looks for some of these itself, and lives without them
+        if name.partition(".")[0] in {optional}:
+            raise ModuleNotFoundError("No module named " + repr(name), name=name)
+sys.meta_path.insert(0, Absent())
+import torch
+from llama_from_scratch import Llama, LlamaConfig
+import llama_from_scratch.checkpoint, llama_from_scratch.generation, llama_from_scratch.tokenizer
+config = LlamaConfig(vocab_size=7, dim=8, n_layers=1, n_heads=2, n_kv_heads=1, head_dim=4, ffn_dim=16)
+print(Llama(config)(torch.zeros(1, 3, dtype=torch.long)).shape)
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True)
+    assert result.stdout.strip() == "torch.Size([1, 3, 7])", result.stderr
+
+
 # ---- tools/notebooks.py -------------------------------------------------------------------------------------------
 
 
