@@ -18,7 +18,7 @@ from ..rope import adjacent_to_halves, rope_frequencies, scaled_frequencies
 from .names import FROM_GGUF, translate
 from .stored import Checkpoint, CheckpointError, StoredTensor
 
-CHUNK = 2**20  # numbers dequantised at a time: gguf's temporaries are several times this, and small beside a model
+CHUNK = 2**18  # numbers dequantised at a time: gguf's temporaries are several times this, and small beside a model
 TOKENIZERS = {"gpt2": "byte-level BPE", "llama": "SentencePiece BPE"}
 
 
