@@ -17,9 +17,9 @@ def draw_clock_faces(
     """One face for each (query position, key position), the two hands turned by position · angle, the score below."""
     fig, axes = plt.subplots(1, len(positions), figsize=(WIDTH, 2.75))
     for ax, (m, n) in zip(axes, positions, strict=True):
-        ax.add_patch(plt.Circle((0, 0), 1.5, facecolor="none", edgecolor=COLOUR["faint"], linewidth=2))
+        ax.add_patch(plt.Circle((0, 0), 1.42, facecolor="none", edgecolor=COLOUR["faint"], linewidth=2))
         hours = np.exp(1j * np.arange(12) * np.pi / 6)
-        ax.plot(1.42 * hours.real, 1.42 * hours.imag, ".", color="#BBBBBB", markersize=3)
+        ax.plot(1.35 * hours.real, 1.35 * hours.imag, ".", color="#BBBBBB", markersize=3)
         tips = []
         for hand, position, idea, name in ((q, m, "query", "q"), (k, n, "key", "k")):
             turn = np.exp(1j * position * angle_per_token)
@@ -30,7 +30,7 @@ def draw_clock_faces(
             ax.annotate(
                 "", (tip.real, tip.imag), (0, 0), arrowprops={"arrowstyle": "-|>", "color": COLOUR[idea], "lw": 2.6}
             )
-            label = tip * (1 + 0.24 / abs(tip))
+            label = tip * (1 + 0.19 / abs(tip))
             ax.text(
                 label.real,
                 label.imag,
@@ -44,7 +44,7 @@ def draw_clock_faces(
         between = np.angle(tips[1] / tips[0])
         arc = 0.45 * np.exp(1j * (np.angle(tips[0]) + np.linspace(0, between, 40)))
         ax.plot(arc.real, arc.imag, color=COLOUR["position"], linewidth=2)
-        ax.set(xlim=(-1.55, 1.55), ylim=(-1.55, 1.55), aspect="equal", xticks=[], yticks=[])
+        ax.set(xlim=(-1.45, 1.45), ylim=(-1.45, 1.45), aspect="equal", xticks=[], yticks=[])
         ax.set_title(f"query at {m}, key at {n}", loc="center")
         ax.set_xlabel(f"score {(tips[0] * tips[1].conjugate()).real:.2f}", size=12)
         ax.spines[:].set_visible(False)

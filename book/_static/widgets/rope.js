@@ -24,13 +24,13 @@
   const signed = (x) => (x < -0.005 ? "−" : "+") + Math.abs(x).toFixed(2);
   const css = `
     lfs-rope .faces { display: grid; grid-template-columns: repeat(4, 1fr); gap: 0.5rem 0.4rem; margin: 0.6rem 0; }
-    lfs-rope .face { text-align: center; font-size: 0.85rem; line-height: 1.25; }
+    lfs-rope .face { text-align: center; font-size: 0.85rem; line-height: 1.25; white-space: nowrap; }
     lfs-rope .face svg { width: 100%; max-width: 120px; margin: 0 auto 0.15rem; }
     lfs-rope .face .lfs-value { display: block; text-align: center; }
     lfs-rope .choice { display: flex; flex-wrap: wrap; gap: 0.4rem 1.2rem; align-items: center; margin: 0.35rem 0; }
     lfs-rope .choice label { margin: 0; }
     lfs-rope .choice input { width: 1.15rem; height: 1.15rem; vertical-align: middle; margin-right: 0.4rem; }
-    lfs-rope .total { display: flex; flex-wrap: wrap; gap: 0.2rem 1.6rem; justify-content: center; }
+    lfs-rope .total { font-weight: 600; display: flex; flex-wrap: wrap; gap: 0.2rem 1.6rem; justify-content: center; }
     lfs-rope .curve { width: 100%; cursor: ew-resize; }
     lfs-rope .axis { display: flex; justify-content: space-between; font-size: 0.85rem; }
     lfs-rope .q { color: var(--lfs-query); stroke: var(--lfs-query); }
@@ -44,7 +44,7 @@
         <line class="q" stroke-width="6" stroke-linecap="round"/>
         <line class="k" stroke-width="6" stroke-linecap="round" stroke-dasharray="10 9"/>
       </svg>
-      <div>θ = ${THETA[i].toPrecision(3).replace(/0+$/, "").replace(/\.$/, "")}</div>
+      <div>θ = ${Number(THETA[i].toPrecision(2))}</div>
       <span class="lfs-value score"></span>
     </div>`;
 
