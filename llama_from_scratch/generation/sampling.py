@@ -72,7 +72,7 @@ def keep_top_p(logits: Float[Tensor, "... vocab"], p: float) -> Float[Tensor, ".
 def keep_min_p(logits: Float[Tensor, "... vocab"], p: float) -> Float[Tensor, "... vocab"]:
     """Keep the tokens that are at least p times as likely as the most likely one.
 
-    Source: Nguyen et al., 2024, arXiv 2407.01082, section 3.
+    Source: Nguyen et al., 2024, arXiv 2407.01082.
     """
     probability = logits.softmax(dim=-1)
     return logits.masked_fill(probability < p * probability.amax(dim=-1, keepdim=True), float("-inf"))

@@ -10,7 +10,7 @@ def merge(ids: list[int], merges: Merges) -> list[int]:
 
     A heap of candidates over a doubly linked list: O(n log n) for n bytes. Searching the whole list for each
     join is shorter to write, and takes minutes on one long word.
-    Source: Sennrich et al., 2016, arXiv 1508.07909, algorithm 1.
+    Source: Sennrich et al., 2016, arXiv 1508.07909, section 3.2.
     """
     n = len(ids)
     ids = [*ids, None]  # ids[n] and, since lists count backwards, ids[-1]: a border that no merge contains
