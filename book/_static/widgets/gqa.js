@@ -82,6 +82,7 @@
         this.input("head").value = head.dataset.head;
         this.update("head");
       });
+      addEventListener("resize", () => this.draw());
       this.input("preset").value = "Llama-3-8B";
       this.preset("Llama-3-8B");
     }
@@ -133,7 +134,9 @@
       const params = (tied ? 1 : 2) * vocab * dim + v.n_layers * (3 * dim * ffn + 2 * dim) + dim + 2 * q + 2 * k;
       const token = 2 * v.n_layers * v.n_kv_heads * v.head_dim * size;
       const cache = token * v.context * v.batch, weights = params * size;
-      return { group: v.n_heads / v.n_kv_heads, dim, q, k, params, token, cache, weights, read: (weights + cache) / v.batch, rate: BANDWIDTH / (weights + cache) };
+      // For one step: a separate embedding table is looked up, not read; a tied one is read, as the last projection.
+      const step = weights - (tied ? 0 : vocab * dim * size) + cache;
+      return { group: v.n_heads / v.n_kv_heads, q, k, params, token, cache, weights, read: step / v.batch, rate: BANDWIDTH / step };
     }
 
     draw() {
@@ -172,7 +175,7 @@
     }
 
     drawHeads(v, group) {
-      const width = 640, step = width / v.n_heads, box = Math.min(step * 0.82, 34), mine = Math.floor(v.head / group);
+      const width = Math.min(640, Math.max(320, this.clientWidth)), step = width / v.n_heads, box = Math.min(step * 0.82, 34), mine = Math.floor(v.head / group);
       const kvWidth = Math.min(step * group * 0.8, 34), centre = (g) => (g + 0.5) * group * step;
       let lines = "", heads = "", kvs = "";
       for (let h = 0; h < v.n_heads; h++) {
