@@ -188,8 +188,8 @@ def lens_widget(
     """A table of the guesses after each block, as HTML. The book's script turns it into a slider."""
     head = "<tr><th>blocks</th><th>rank</th><th>probability</th><th>best guesses</th></tr>"
     body = "".join(
-        f"<tr><td>{step}</td><td>{round_rank(rank)}</td><td>{chance:.3f}</td><td>"
-        + " ".join(f'<span data-p="{p:.3f}">{escape(visible(piece))}</span>' for piece, p in best)
+        f"<tr><td>{step}</td><td>{round_rank(rank)}</td><td>{chance:.2f}</td><td>"
+        + " ".join(f'<span data-p="{p:.2f}">{escape(visible(piece))}</span>' for piece, p in best)
         + "</td></tr>\n"
         for step, (best, rank, chance) in enumerate(zip(guesses, ranks, chances, strict=True))
     )
@@ -208,9 +208,9 @@ def temperature_widget(logits: Float[Tensor, "vocab"], pieces: Sequence[str], sh
     best = logits.topk(shown)
     rest = (logits.sort(descending=True).values - best.values[0])[shown:].double()
     steps = [n / 10 for n in range(1, 21)]
-    tail = " ".join(f"{torch.logsumexp(rest / t, 0).item():.3f}" for t in steps)
+    tail = " ".join(f"{torch.logsumexp(rest / t, 0).item():.4f}" for t in steps)
     body = "".join(
-        f"<tr><td>{escape(visible(pieces[i]))}</td><td>{logit - best.values[0].item():.3f}</td></tr>"
+        f"<tr><td>{escape(visible(pieces[i]))}</td><td>{logit - best.values[0].item():.4f}</td></tr>"
         for logit, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     )
     return (

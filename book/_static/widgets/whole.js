@@ -14,6 +14,8 @@ const WHOLE_STYLE = `
   .lfs-whole-bars .answer i { background: var(--lfs-value); }
   .lfs-whole-bars .rest code { font-family: inherit; color: var(--lfs-residual-text); }
   .lfs-whole-bars .rest i { background: var(--lfs-residual); }
+  /* In the dark the theme puts HTML that a cell made on white paper; these figures know the dark themselves. */
+  html[data-theme="dark"] .bd-content div.cell_output .text_html:has(lfs-lens, lfs-temperature):not(:has(table.dataframe)) { background: none; color: inherit; padding: 0; }
   .lfs-whole-buttons { display: flex; flex-wrap: wrap; gap: 0.5rem; }`;
 
 class WholeFigure extends HTMLElement {
@@ -44,13 +46,18 @@ class WholeFigure extends HTMLElement {
       const row = document.createElement("div");
       row.className = kind;
       row.dataset.token = token;
-      row.dataset.p = p.toFixed(3);
+      row.dataset.p = p.toFixed(this.digits);
       row.append(document.createElement("code"), document.createElement("i"), document.createElement("span"));
       row.children[0].textContent = token;
       row.children[1].style.width = `${100 * p}%`;
-      row.children[2].textContent = p < 0.0005 ? "<0.001" : p.toFixed(3);
+      row.children[2].textContent = this.shown(p);
       return row;
     }));
+  }
+
+  shown(p) { // a probability, to as many digits as the table has
+    const least = 10 ** -this.digits;
+    return p < least / 2 ? `<${least.toFixed(this.digits)}` : p.toFixed(this.digits);
   }
 
   say(value, note) {
@@ -63,6 +70,7 @@ class WholeFigure extends HTMLElement {
 /* What would the model answer if it stopped here? Rows: blocks passed, rank, probability, five guesses. */
 class Lens extends WholeFigure {
   label = "stop after";
+  digits = 2;
 
   read() {
     this.steps = [...this.table.querySelectorAll("tr")].slice(1).map((row) => {
@@ -80,7 +88,7 @@ class Lens extends WholeFigure {
     const place = rank < 100 ? `number ${rank}` : `about number ${rank.toLocaleString("en")}`;
     this.dataset.rank = rank;
     this.say(n === 1 ? "1 block" : `${n} blocks`,
-      `<code>${answer}</code> is ${place} on the list, with a probability of ${p < 0.0005 ? "less than 0.001" : p.toFixed(3)}.`);
+      `<code>${answer}</code> is ${place} on the list, probability ${this.shown(p)}.`);
   }
 
   extra(box) {
@@ -109,6 +117,7 @@ class Lens extends WholeFigure {
 /* softmax(logits / T) of the real logits. Rows: token, logit less the best. data-tail: log sum exp(logit / T) of all others. */
 class Temperature extends WholeFigure {
   label = "temperature";
+  digits = 3;
 
   read() {
     this.tokens = [...this.table.querySelectorAll("tr")].slice(1).map((row) => this.cells(row))
