@@ -4,7 +4,7 @@
   const SVG = "http://www.w3.org/2000/svg";
   const SCALE = 62; // viewBox units per 1.0
   const REACH = 2.5; // largest coordinate of the vector
-  const START = { x1: 1.1, x2: 0.4, log: -5, g1: 1, g2: 1 };
+  const START = { x1: 0.5, x2: 0.2, log: -5, g1: 1, g2: 1 };
 
   function norms({ x1, x2, log, g1, g2 }) {
     const eps = 10 ** log;
@@ -46,6 +46,7 @@
       <svg viewBox="-180 -180 360 360" role="group" aria-label="A plane with two features. The vector x can be dragged.">
         <g class="grid"></g>
         <line class="mean-line" x1="-172" y1="172" x2="172" y2="-172" stroke="var(--lfs-faint)" stroke-width="2" stroke-dasharray="6 5"/>
+        <text x="132" y="-150" text-anchor="end">direction (1, 1)</text>
         <ellipse class="sphere" fill="none" stroke="var(--lfs-normalised)" stroke-width="1.6"/>
         <line class="ray" stroke="var(--lfs-residual)" stroke-width="1.5" stroke-dasharray="2 4"/>
         <line class="move" stroke="var(--lfs-faint)" stroke-width="2"/>
