@@ -24,8 +24,9 @@ book: setup ## render the book from the notebooks' stored outputs; a warning is 
 	@echo "Open  $(CURDIR)/_build/html/index.html"
 	@echo "or run  make serve  and open  http://127.0.0.1:8000"
 
+# Two notebooks at once have four threads on two cores: a thread that has nothing to do must not spin.
 test: setup ## run every test: package, notebooks, book, browser
-	$(PY) -m pytest tests notebooks $(NBVAL) -n 2 --dist loadfile --no-loadscope-reorder -q -rs
+	OMP_WAIT_POLICY=passive $(PY) -m pytest tests notebooks $(NBVAL) -n 2 --dist loadfile --no-loadscope-reorder -q -rs
 
 serve: book ## show the rendered book on this machine, http://127.0.0.1:8000
 	$(PY) -m http.server 8000 --bind 127.0.0.1 --directory _build/html
