@@ -52,6 +52,9 @@ def check(widget, config, tokens: int, batch: int, number: int) -> None:
     step = (config.n_params - looked_up) * number + cache
     assert value(widget, "read") == pytest.approx(step / batch)
     assert value(widget, "rate") == pytest.approx(3.35e12 / step)
+    assert widget.locator("[data-id=token]").inner_text() == f"{cache // tokens // batch:,} B"
+    shown = widget.locator("[data-id=cache]").inner_text().split()
+    assert float(shown[0]) * {"MB": 1e6, "GB": 1e9, "TB": 1e12}[shown[1]] == pytest.approx(cache, rel=0.006)
 
 
 def joins(widget) -> list[int]:

@@ -33,8 +33,8 @@
   const count = (n) => (n >= 1e9 ? `${(n / 1e9).toPrecision(3)} G` : n >= 1e6 ? `${(n / 1e6).toPrecision(3)} M` : grouped(n));
 
   const STYLE = `
-    lfs-gqa .gqa-kv input { accent-color: var(--lfs-key); }
-    lfs-gqa .gqa-head input { accent-color: var(--lfs-query); }
+    lfs-gqa .gqa-kv input[type="range"] { accent-color: var(--lfs-key); }
+    lfs-gqa .gqa-head input[type="range"] { accent-color: var(--lfs-query); }
     lfs-gqa .lfs-row > select { grid-column: 2 / -1; }
     lfs-gqa .lfs-widget svg { margin: .5rem 0 0; width: 100%; }
     lfs-gqa .gqa-reads { min-height: 1.4em; }
@@ -164,7 +164,7 @@
         ["token", "cache per token", `${grouped(c.token)} B`, `2 · ${v.n_layers} layers · ${v.n_kv_heads} heads · ${v.head_dim} · ${this.input("precision").value} B`, c.token],
         ["cache", "cache in all", bytes(c.cache), c.group > 1 ? `${c.group} × smaller than multi-head` : "as large as it gets", c.cache],
         ["read", "read per token written", bytes(c.read), "the weights are shared by the batch, the cache is not", c.read],
-        ["rate", "tokens/s in each conversation, at most", c.rate.toPrecision(3), "if memory gives 3.35 TB/s", c.rate],
+        ["rate", "tokens/s in each conversation, at most", c.rate >= 100 ? grouped(c.rate) : c.rate.toPrecision(3), "if memory gives 3.35 TB/s", c.rate],
         ["q", "q_proj, and the same for o_proj", count(c.q), "parameters, all layers", c.q],
         ["k", "k_proj, and the same for v_proj", count(c.k), "parameters, all layers", c.k],
         ["params", "parameters of the model", count(c.params), "feed-forward width and vocabulary as in the model you started from", c.params],
