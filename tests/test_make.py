@@ -232,6 +232,7 @@ def test_running_a_notebook_twice_changes_no_byte(tmp_path, capsys):
         code("import sys\nprint('a')\nsys.stdout.flush()\nprint('b')", execution={"iopub.execute_input": "1"}),
         code("import uuid\nfrom IPython.display import HTML\nHTML(f'<p id={uuid.uuid4().hex}></p>')"),
     )
+    nb.cells.append(code("import time\nprint(time.perf_counter_ns())", tags=["nbval-ignore-output"]))
     nb.metadata["vscode"] = {"interpreter": "mine"}
     nbformat.write(nb, path)
     assert notebooks.main([str(path)]) == 0
@@ -240,9 +241,11 @@ def test_running_a_notebook_twice_changes_no_byte(tmp_path, capsys):
     assert path.read_bytes() == first
     assert notebooks.main(["--check", str(path)]) == 0
     stored = nbformat.read(path, as_version=4)
-    assert [cell.execution_count for cell in stored.cells] == [1, 2]
+    assert [cell.execution_count for cell in stored.cells] == [1, 2, 3]
     assert stored.cells[0].outputs[0].text == "a\nb\n"
     assert "vscode" not in stored.metadata and "execution" not in stored.cells[0].metadata
+    assert notebooks.main(["--times", str(path)]) == 0
+    assert nbformat.read(path, as_version=4).cells[2].outputs != stored.cells[2].outputs
 
 
 def test_a_notebook_that_fails_is_left_as_it_was(tmp_path, capsys):

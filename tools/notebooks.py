@@ -2,10 +2,12 @@
 
     python tools/notebooks.py                              run and rewrite every notebook
     python tools/notebooks.py notebooks/05_rmsnorm.ipynb   run and rewrite this one
+    python tools/notebooks.py --times                      the same, and measure the times anew
     python tools/notebooks.py --check                      run nothing; list what breaks the house rules
 
-The normal form holds nothing that differs between two runs on the same code: no times, no random identifiers, cells
-counted from 1. So running a second time changes no byte, and a diff shows what a change really did.
+The normal form holds nothing that differs between two runs on the same code: no random identifiers, cells counted
+from 1. A cell tagged nbval-ignore-output, whose output is a time, is run but keeps the output it had, unless --times
+is given or it has none. So running a second time changes no byte, and a diff shows what a change really did.
 """
 
 from __future__ import annotations
@@ -148,14 +150,22 @@ def check(path: Path) -> list[str]:
     return [f"{path.name}: {what}" for what in found]
 
 
-def run(path: Path, timeout: int) -> None:
-    """Execute the notebook in `path` in a new kernel and write it back. Raises CellExecutionError if a cell does."""
+def run(path: Path, timeout: int, times: bool = False) -> None:
+    """Execute the notebook in `path` in a new kernel and write it back. Raises CellExecutionError if a cell does.
+
+    times: measure anew what cells tagged nbval-ignore-output show; else they keep the output they have.
+    """
     nb = nbformat.read(path, as_version=4)
-    for cell in nb.cells:
+    kept: dict[int, list] = {}
+    for i, cell in enumerate(nb.cells):
         if cell.cell_type == "code":
+            if cell.outputs and "nbval-ignore-output" in cell.metadata.get("tags", []) and not times:
+                kept[i] = cell.outputs
             cell.outputs, cell.execution_count = [], None
     where = {"metadata": {"path": str(path.parent)}}
     NotebookClient(nb, timeout=timeout, kernel_name="python3", record_timing=False, resources=where).execute()
+    for i, outputs in kept.items():
+        nb.cells[i].outputs = outputs
     text = normalise(nb, path.stem)
     if text != path.read_text(encoding="utf8"):
         write_atomically(path, text)
@@ -165,6 +175,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="*", type=Path, help="notebooks; all of notebooks/ if none is given")
     parser.add_argument("--check", action="store_true", help="run nothing, only list what breaks the house rules")
+    parser.add_argument("--times", action="store_true", help="also measure anew the times that the chapters show")
     parser.add_argument("--timeout", type=int, default=600, help="seconds that one cell may take (600)")
     args = parser.parse_args(argv)
     paths = [p.resolve() for p in args.paths] or sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -177,7 +188,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"[{i}/{len(paths)}] {path.name} ...", end="", flush=True)
             start = time.perf_counter()
             try:
-                run(path, args.timeout)
+                run(path, args.timeout, args.times)
             except CellExecutionError as error:
                 print(f" failed; the file is as it was\n{error}")
                 failed += 1
