@@ -255,9 +255,24 @@ def test_a_save_that_fails_half_way_changes_nothing(tmp_path, monkeypatch):
         save_file(tensors, path, metadata)
 
     monkeypatch.setattr(huggingface, "save_file", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(CheckpointError, match="cannot be written .No space left.*choose another folder"):
         save_model(Llama(GQA), tmp_path, overwrite=True, max_shard_bytes=300_000)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs limits on the size of files")
+def test_a_new_folder_that_cannot_be_filled_is_not_left_behind(tmp_path):
+    """With the system's own error, here in a process that may write 100 kB to a file: a full disk looks the same."""
+    code = """
+import resource, sys
+from llama_from_scratch import Llama, LlamaConfig
+from llama_from_scratch.checkpoint import save_model
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+save_model(Llama(LlamaConfig(1000, 64, 2, 2, 1, 32, 128)), sys.argv[1])
+"""
+    run = subprocess.run([sys.executable, "-c", code, str(tmp_path / "new")], capture_output=True, text=True)
+    assert "CheckpointError" in run.stderr and "new cannot be written (" in run.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_model_can_be_saved_over_the_file_it_was_loaded_from(tmp_path):

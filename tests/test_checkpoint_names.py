@@ -23,6 +23,7 @@ from llama_from_scratch.checkpoint import (
     resolve,
     save_model,
 )
+from llama_from_scratch.tokenizer import load_tokenizer
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
@@ -127,14 +128,24 @@ def test_hub_refusals(tmp_path, hub):
 
 def test_hub_out_of_reach(tmp_path):
     (answer,) = ask(tmp_path, "http://127.0.0.1:9", REFUSED.format(names=["org/llama"])).splitlines()
-    assert answer.startswith("there is no folder org/llama here, and the hub cannot be reached")
+    assert answer.startswith(
+        "there is no folder org/llama here, and it cannot be fetched from the hub at http://127.0.0.1:9 ("
+    )
     assert "give the path of a model on this machine" in answer
+
+
+def test_hub_switched_off_or_misspelt(tmp_path):
+    (answer,) = ask(tmp_path, "garbage", REFUSED.format(names=["org/llama"])).splitlines()
+    assert "it cannot be fetched from the hub at garbage (" in answer
+    offline = "import os; os.environ['HF_HUB_OFFLINE'] = '1'" + REFUSED.format(names=["org/llama"])
+    (answer,) = ask(tmp_path, "http://127.0.0.1:9", offline).splitlines()
+    assert "(HF_HUB_OFFLINE is set)" in answer
 
 
 def test_hub_without_its_package(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(CheckpointError, match="run: pip install huggingface_hub"):
+    with pytest.raises(ImportError, match="run: pip install huggingface_hub"):
         resolve("org/llama")
 
 
@@ -147,8 +158,16 @@ def test_embedded_without_its_package(monkeypatch):
 def test_gguf_without_its_package(monkeypatch):
     monkeypatch.delitem(sys.modules, "llama_from_scratch.checkpoint.gguf", raising=False)
     monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(CheckpointError, match="run: pip install gguf"):
-        describe(EMBEDDED)
+    for read in (describe, load_tokenizer):
+        with pytest.raises(ImportError, match="run: pip install gguf"):
+            read(EMBEDDED)
+
+
+def test_a_folder_of_several_gguf_files(tmp_path):
+    for name in ("b.gguf", "a.gguf"):
+        (tmp_path / name).write_bytes(b"GGUF")
+    with pytest.raises(CheckpointError, match="holds 2 GGUF files; give the path of one of them, such as .*a.gguf"):
+        describe(tmp_path)
 
 
 def test_paths(tmp_path, monkeypatch):

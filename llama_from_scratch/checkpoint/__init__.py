@@ -7,7 +7,8 @@ A name is one of
 - "organisation/name" on the Hugging Face hub, fetched once through `huggingface_hub`.
 
 Nothing is ever unpickled: .bin, .pth, .pt and .pickle files are refused.
-All functions raise `CheckpointError` (a ValueError) with one sentence: what is wrong, what is allowed, what to do.
+All functions raise `CheckpointError` (a ValueError) with one sentence: what is wrong, what is allowed, what to do; and
+ImportError, naming the package, where an optional one is not installed.
 """
 
 from pathlib import Path
@@ -73,8 +74,6 @@ def _open(path: Path) -> Checkpoint:
         from .huggingface import open_folder
 
         return open_folder(path)
-    try:
-        from .gguf import open_gguf
-    except ModuleNotFoundError:
-        raise CheckpointError(f"reading {path.name} needs the package gguf; run: pip install gguf") from None
+    from .gguf import open_gguf
+
     return open_gguf(path)

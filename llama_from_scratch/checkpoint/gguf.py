@@ -1,6 +1,6 @@
 """GGUF, the file format of llama.cpp: one file with the config, the tokenizer and (mostly quantised) weights.
 
-Format: ggml/docs/gguf.md in the llama.cpp repository. Importing this module needs the package `gguf`.
+Format: ggml/docs/gguf.md in the llama.cpp repository. Without the package `gguf`, importing this is an ImportError.
 """
 
 from dataclasses import replace
@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,6 +16,11 @@ from ..config import LlamaConfig, RopeScaling
 from ..rope import adjacent_to_halves, rope_frequencies, scaled_frequencies
 from .names import FROM_GGUF, translate
 from .stored import Checkpoint, CheckpointError, StoredTensor
+
+try:
+    import gguf
+except ModuleNotFoundError:
+    raise ImportError("reading GGUF files needs the package gguf; run: pip install gguf") from None
 
 CHUNK = 2**18  # numbers dequantised at a time: gguf's temporaries are several times this, and small beside a model
 TOKENIZERS = {"gpt2": "byte-level BPE", "llama": "SentencePiece BPE"}

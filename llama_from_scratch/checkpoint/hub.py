@@ -9,18 +9,15 @@ def download(name: str, weights: bool) -> Path:
     """The local folder of a hub model. Files that were fetched before are not fetched again.
 
     Raises:
-        CheckpointError: if huggingface_hub is not installed, or the model cannot be fetched.
+        ImportError: if huggingface_hub is not installed.
+        CheckpointError: if the model cannot be fetched.
     """
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import (
-            GatedRepoError,
-            HFValidationError,
-            LocalEntryNotFoundError,
-            RepositoryNotFoundError,
-        )
+        from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
+        from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
     except ModuleNotFoundError:
-        raise CheckpointError(
+        raise ImportError(
             f"there is no folder {name} here, and asking the hub for it needs the package huggingface_hub; "
             "run: pip install huggingface_hub"
         ) from None
@@ -36,8 +33,9 @@ def download(name: str, weights: bool) -> Path:
         ) from None
     except RepositoryNotFoundError:
         raise CheckpointError(f"there is neither a folder {name} here nor a public model {name} on the hub") from None
-    except (LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # the network, a proxy or the disk: whatever it is, nothing was fetched
+        why = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else f"{type(error).__name__}: {error}".splitlines()[0]
         raise CheckpointError(
-            f"there is no folder {name} here, and the hub cannot be reached ({type(error).__name__}); "
+            f"there is no folder {name} here, and it cannot be fetched from the hub at {ENDPOINT} ({why}); "
             "check the network, or give the path of a model on this machine"
         ) from None

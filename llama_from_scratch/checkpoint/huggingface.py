@@ -15,7 +15,7 @@ from ..config import LlamaConfig
 from ..model import Llama
 from .huggingface_config import config_from_json, config_to_json
 from .names import FROM_HUGGING_FACE, TO_HUGGING_FACE, translate
-from .stored import Checkpoint, CheckpointError, StoredTensor
+from .stored import PICKLES, Checkpoint, CheckpointError, StoredTensor
 
 CONFIG, WHOLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # of one number
@@ -48,11 +48,12 @@ def open_folder(path: Path) -> Checkpoint:
 def save_folder(model: Llama, folder: Path, overwrite: bool, max_shard_bytes: int) -> None:
     """Write config.json and safetensors, in shards if they take more than `max_shard_bytes`.
 
-    All files are first written completely beside their places, then moved there: whoever stops this half-way,
-    or runs out of disk, keeps what was in the folder before.
+    All files are first written completely beside their places, then moved there one after another: whoever runs out of
+    disk, or stops this while it writes, keeps what was in the folder before.
 
     Raises:
-        CheckpointError: if the folder holds a model and `overwrite` is False, or config.json cannot say our config.
+        CheckpointError: if the folder holds a model and `overwrite` is False, if config.json cannot say our config, or
+            if the disk is full or not writable.
     """
     config = config_to_json(model.config, next(model.parameters()).dtype)
     if folder.exists() and not folder.is_dir():
@@ -65,6 +66,15 @@ def save_folder(model: Llama, folder: Path, overwrite: bool, max_shard_bytes: in
     shards = _shards(
         {translate(n, TO_HUGGING_FACE): w.detach().cpu() for n, w in model.named_parameters()}, max_shard_bytes
     )
+    try:
+        _write(folder, shards, config, old)
+    except (SafetensorError, OSError) as error:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        raise CheckpointError(f"{folder} cannot be written ({error}); make room, or choose another folder") from None
+
+
+def _write(folder: Path, shards: dict[str, dict[str, Tensor]], config: dict[str, Any], old: set[Path]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as staging:
         for file, tensors in shards.items():
@@ -97,7 +107,7 @@ def _weight_files(folder: Path) -> list[Path]:
     if (folder / WHOLE).is_file():
         return [folder / WHOLE]
     if not (folder / INDEX).is_file():
-        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pth", ".pt"))
+        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
         found = f"; {pickles[0]} is a pickle, which is never opened" if pickles else ""
         raise CheckpointError(
             f"{folder} has neither {WHOLE} nor {INDEX}{found}; use the safetensors version of this model"
@@ -159,7 +169,9 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing; a Hugging Face folder has one") from None
+        raise CheckpointError(
+            f"{path} is missing; give a folder with config.json and safetensors, or the path of a GGUF file"
+        ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON ({error}); download it again") from None
     if not isinstance(content, dict):

@@ -5,9 +5,8 @@ from pathlib import Path
 
 from ..config import PRESETS
 from .embedded import EMBEDDED, embedded_path
-from .stored import CheckpointError
+from .stored import PICKLES, CheckpointError
 
-PICKLES = {".bin", ".pth", ".pt", ".pickle", ".pkl", ".ckpt"}
 ALLOWED = (
     f'give "{EMBEDDED}" (the model that comes with the project), the path of a GGUF file, the path of a folder with '
     'config.json and safetensors, or "organisation/name" on the Hugging Face hub'
@@ -33,8 +32,12 @@ def resolve(name: str | Path, *, weights: bool = True) -> Path:
             "use the safetensors or GGUF version of this model"
         )
     if path.is_dir():
-        alone = list(path.glob("*.gguf"))
-        return alone[0] if len(alone) == 1 and not (path / "config.json").exists() else path
+        files = [] if (path / "config.json").exists() else sorted(path.glob("*.gguf"))
+        if len(files) > 1:
+            raise CheckpointError(
+                f"{name} holds {len(files)} GGUF files; give the path of one of them, such as {files[0]}"
+            )
+        return files[0] if files else path
     if path.is_file() and (path.suffix == ".safetensors" or _is_gguf(path)):
         return path
     if path.is_file():

@@ -11,6 +11,8 @@ from torch.overrides import TorchFunctionMode
 from ..config import LlamaConfig
 from ..model import Llama
 
+PICKLES = (".bin", ".pth", ".pt", ".pickle", ".pkl", ".ckpt")  # endings of files that are never opened
+
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be found, read or written; the message says which, what is wrong and what to do."""
@@ -20,9 +22,7 @@ class CheckpointError(ValueError):
 class StoredTensor:
     """One tensor of a checkpoint, described; `read` fetches its numbers."""
 
-    name: (
-        str  # in our model, e.g. "blocks.0.attention.q_proj.weight"; the stored name where our model has no such tensor
-    )
+    name: str  # in our model, e.g. "blocks.0.attention.q_proj.weight"; the stored name if our model has no such tensor
     stored_name: str  # in the file, e.g. "blk.0.attn_q.weight"
     shape: tuple[int, ...]
     stored_type: str  # as the format spells it: "F32", "BF16", "Q4_1"

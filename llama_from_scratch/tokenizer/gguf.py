@@ -14,11 +14,10 @@ def read_gguf_tokenizer(path: Path) -> Tokenizer:
 
     Raises:
         ValueError: for a damaged file, or a kind of tokenizer that is not known here.
+        ImportError: if the package gguf is not installed.
     """
-    try:
-        from ..checkpoint.gguf import GGUFFile
-    except ModuleNotFoundError:
-        raise ImportError(f"reading {path.name} needs the package gguf; run: pip install gguf") from None
+    from ..checkpoint.gguf import GGUFFile
+
     value = GGUFFile(path).value
     model, pre = value("tokenizer.ggml.model"), value("tokenizer.ggml.pre")
     if model != "gpt2":
