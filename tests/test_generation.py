@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from llama_from_scratch import Llama, LlamaConfig
 from llama_from_scratch.checkpoint.embedded import EMBEDDED
 from llama_from_scratch.generation import Sampling, generate, generate_batch, next_token
-from llama_from_scratch.generation.sampling import keep_min_p, keep_top_k, keep_top_p
+from llama_from_scratch.generation.sampling import COLDEST, keep_min_p, keep_top_k, keep_top_p
 from llama_from_scratch.tokenizer import load_tokenizer
 
 INF = float("inf")
@@ -299,10 +299,23 @@ def test_min_p_is_relative_to_the_most_likely():
     assert kept(keep_min_p(torch.tensor([2.0, 2.0, 1.0]), 1.0)) == [0, 1]
 
 
+def test_nan_is_reported_and_not_drawn_from():
+    logits = torch.tensor([[1.0, float("nan"), 2.0]])
+    for rule in (Sampling(), Sampling(temperature=1.0)):
+        with pytest.raises(ValueError, match="logits are NaN in torch.float32"):
+            next_token(logits, rule)
+
+
+def test_the_coldest_draw_is_the_most_likely_token():
+    logits = torch.tensor([[-3e4, 1.0, 3e4]])  # as far apart as half-precision logits can be
+    assert next_token(logits, Sampling(temperature=COLDEST, top_k=2, top_p=0.9, min_p=0.1)).tolist() == [2]
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         (dict(temperature=-0.1), "temperature is -0.1; it must be 0"),
+        (dict(temperature=1e-40), "temperature is 1e-40; .* or a number of at least 0.001"),
         (dict(temperature=INF), "temperature is inf"),
         (dict(temperature=float("nan")), "temperature is nan"),
         (dict(top_k=0), "top_k is 0; it must be a whole number of at least 1"),

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+COLDEST = 0.001  # below, there is no chance left in the draw, and at some point no fp32 number for logits / temperature
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -23,9 +25,10 @@ class Sampling:
     seed: int | None = None  # the same seed draws the same tokens; None draws differently each time
 
     def __post_init__(self) -> None:
-        if not (isfinite(self.temperature) and self.temperature >= 0):
+        if self.temperature != 0 and not (isfinite(self.temperature) and self.temperature >= COLDEST):
             raise ValueError(
-                f"temperature is {self.temperature}; it must be 0 (always the most likely token) or a number above 0"
+                f"temperature is {self.temperature}; it must be 0 (always the most likely token), or a number of at "
+                f"least {COLDEST}"
             )
         if self.top_k is not None and (type(self.top_k) is not int or self.top_k < 1):
             raise ValueError(f"top_k is {self.top_k!r}; it must be a whole number of at least 1")
@@ -81,7 +84,13 @@ def keep_min_p(logits: Float[Tensor, "... vocab"], p: float) -> Float[Tensor, ".
 def next_token(
     logits: Float[Tensor, "batch vocab"], sampling: Sampling, generator: torch.Generator | None = None
 ) -> Int[Tensor, "batch"]:
-    """Choose one token for each row: temperature, then top-k, top-p and min-p, then a draw."""
+    """Choose one token for each row: temperature, then top-k, top-p and min-p, then a draw.
+
+    Raises:
+        ValueError: if a logit is NaN, which would make any choice as good as another.
+    """
+    if logits.isnan().any():
+        raise ValueError(f"the model's logits are NaN in {logits.dtype}; load it as torch.float32 or torch.bfloat16")
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
     logits = logits.float() / sampling.temperature
