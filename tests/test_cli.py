@@ -14,7 +14,7 @@ import torch
 
 from llama_from_scratch import Llama, LlamaConfig
 from llama_from_scratch.checkpoint.embedded import EMBEDDED
-from llama_from_scratch.cli import main, options
+from llama_from_scratch.cli import chat, main, options
 from llama_from_scratch.cli.chat import Conversation
 from llama_from_scratch.generation import Sampling, generate
 from llama_from_scratch.tokenizer import Tokenizer, load_tokenizer
@@ -157,13 +157,17 @@ def test_what_commands_a_terminal_is_shown_there_instead(monkeypatch, capsys):
     write("a\x1b[31mb\x07\x9bc\n\t")
     assert capsys.readouterr().out == "a\x1b[31mb\x07\x9bc\n\t"  # a pipe gets what the model wrote
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
     write("a\x1b[31mb\x07\x9bc\n\t")
     assert capsys.readouterr().out == "a␛[31mb␇\ufffdc\n\t"
     write("p", faint=True)
     assert capsys.readouterr().out == "\x1b[2mp\x1b[22m"
-    monkeypatch.setenv("NO_COLOR", "1")
-    write("p", faint=True)
-    assert capsys.readouterr().out == "p"
+    for name, value in {"TERM": "dumb", "NO_COLOR": "1"}.items():
+        with monkeypatch.context() as plain:
+            plain.setenv(name, value)
+            write("p", faint=True)
+        assert capsys.readouterr().out == "p"
 
 
 # --- mistakes ----------------------------------------------------------------------------------------------------
@@ -187,6 +191,7 @@ def test_what_commands_a_terminal_is_shown_there_instead(monkeypatch, capsys):
         (["generate", "x " * 9000], "the model's context is 8192"),
         (["generate", "x", "--temperature", "-1"], "temperature is -1.0; it must be 0"),
         (["generate", "x", "--temperature", "nan"], "temperature is nan"),
+        (["generate", "x", "--temperature", "1e-40"], "temperature is 1e-40"),
         (["generate", "x", "--top-k", "5"], "--top-k changes nothing at temperature 0"),
         (["generate", "x", "--seed", "5"], "--seed changes nothing at temperature 0"),
         (["generate", "x", "--temperature", "1", "--top-k", "0"], "top_k is 0"),
@@ -197,6 +202,7 @@ def test_what_commands_a_terminal_is_shown_there_instead(monkeypatch, capsys):
         (["chat", "x", "--temperature", "0", "--top-p", "0.5"], "--top-p changes nothing"),
         (["chat", "x", "--max-new-tokens", "8192"], "ask for at most"),
         (["chat", "\x04"], "cannot spell"),
+        (["chat", " "], "the question is empty"),
     ],
 )
 def test_mistakes(loaded, capsys, arguments, message):
@@ -210,9 +216,11 @@ def test_mistakes(loaded, capsys, arguments, message):
         (["generate", "x", "--model", "Llama-3-8B"], "preset: sizes without weights"),
         (["generate", "x", "--model", "weights.pth"], "pickle"),
         (["generate", "x", "--device", "toaster"], "must be cpu, cuda, cuda:N or mps"),
+        (["generate", "x", "--device", "cpu:1"], "must be cpu, cuda, cuda:N or mps"),
         (["generate", "x", "--device", "cuda:99"], "--device is cuda:99, and PyTorch sees"),
         (["generate", "x", "--dtype", "int8"], "invalid choice: 'int8'"),
-        (["generate", "x", "--threads", "0"], "--threads is 0"),
+        (["generate", "x", "--threads", "0"], "--threads is 0; it must be from 1 to"),
+        (["generate", "x", "--threads", "100000"], "--threads is 100000; it must be from 1 to"),
         (["inspect", "nope"], "there is no model 'nope'"),
         (["inspect", __file__], "neither a GGUF nor a .safetensors file"),
     ],
@@ -240,6 +248,20 @@ def test_a_file_that_is_no_text(loaded, capsys, tmp_path):
 def test_a_missing_package_is_named(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "regex", None)
     fails_with(capsys, ["generate", "x"], "pip install regex")
+
+
+def test_a_character_that_the_output_cannot_take():
+    done = run("generate", "é", "--max-new-tokens", "1", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: '\\xe9' cannot be written in ascii") and done.stderr.count("\n") == 1
+
+
+def test_too_little_memory(capsys, monkeypatch):
+    def load(_):
+        torch.empty(2**60, dtype=torch.uint8)
+
+    monkeypatch.setattr(options, "load", load)
+    fails_with(capsys, ["generate", "x"], "there is not enough memory")
 
 
 @pytest.mark.parametrize("command", ["generate", "chat", "inspect"])
@@ -301,8 +323,17 @@ def test_a_conversation_remembers_and_forgets_the_oldest(short_model, tok, capsy
     assert [message["role"] for message in last[1:]] == ["user", "assistant"] * (len(last) // 2 - 1) + ["user"]
     assert last[1:] == first[-len(last) + 1 :]  # the oldest, in whole turns
     assert "[the conversation outgrew the context of 100 tokens; its 2 oldest" in capsys.readouterr().err
+    before = list(talk.turns)
     with pytest.raises(ValueError, match="context is 100"):
         talk.ask("a question that is much too long " * 10)
+    assert talk.turns == before  # a question that no forgetting makes room for costs nothing
+
+
+def test_an_answer_cut_off_within_a_character_shows_that(short_model, tok, capsys, monkeypatch):
+    half = next(i for i, piece in enumerate(tok.pieces) if piece == b"\xc3")
+    monkeypatch.setattr(chat, "generate", lambda *_: iter([half]))
+    assert Conversation(short_model, tok, Sampling(), 1).ask("Hello")
+    assert capsys.readouterr().out == "\ufffd\n"
 
 
 def test_an_interrupted_answer_is_kept(short_model, tok, capsys, monkeypatch):

@@ -33,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    if arguments.question is not None and not arguments.question.strip():
+        raise ValueError("the question is empty; ask something, or leave it out to begin a conversation")
     rule = options.sampling(arguments)
     model, tokenizer = options.load(arguments)
     talk = Conversation(model, tokenizer, rule, arguments.max_new_tokens, arguments.system, arguments.verbose)
@@ -98,6 +100,8 @@ class Conversation:
                 part = stream.push(token)
                 answer += part
                 write(part)
+            answer += (rest := stream.flush())
+            write(rest)
         except KeyboardInterrupt:
             finished = False
         write("\n")
@@ -113,14 +117,15 @@ class Conversation:
 
     def _fit(self, asked: dict[str, str]) -> list[int]:
         """The conversation as tokens, without its oldest turns if there is no room for an answer otherwise."""
-        context, dropped = self.model.config.max_seq_len, 0
-        while True:
-            prompt = self.tokenizer.chat(self.system + self.turns + [asked])
-            if len(prompt) + self.max_new_tokens <= context or not self.turns:
+        context = self.model.config.max_seq_len
+        for dropped in range(0, len(self.turns) + 1, 2):
+            prompt = self.tokenizer.chat(self.system + self.turns[dropped:] + [asked])
+            if len(prompt) + self.max_new_tokens <= context:
                 break
-            del self.turns[:2]
-            dropped += 2
+        else:
+            return prompt  # too long by itself, as `generate` will say; no reason to forget what was said
         if dropped:
+            del self.turns[:dropped]
             note(
                 f"[the conversation outgrew the context of {context} tokens; its {dropped} oldest messages are dropped]"
             )

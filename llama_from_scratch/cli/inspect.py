@@ -10,7 +10,7 @@ import torch
 
 from ..checkpoint import EMBEDDED, Checkpoint, describe
 from ..tokenizer import load_tokenizer
-from .terminal import loading
+from .terminal import console, loading, write
 
 EXAMPLES = """examples:
   the model that comes with the project:
@@ -101,22 +101,20 @@ def _show(tables: list[Table]) -> None:
     """Tables on a terminal; into a pipe plain text, a line a row."""
     if not sys.stdout.isatty():
         for title, rows in tables:
-            print(title)
+            write(f"{title}\n")
             widths = [max(len(row[i]) for row in rows if len(row) > i) for i in range(max(map(len, rows)))]
             for row in rows:
-                print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip())
+                cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=False))
+                write("  " + "  ".join(cells).rstrip() + "\n")
         return
-    try:
-        from rich.console import Console
-        from rich.table import Table as RichTable
-        from rich.text import Text
-    except ImportError:
-        raise ImportError("the command line needs the package rich; run: pip install rich") from None
-    console = Console()
+    screen = console()
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
     for title, rows in tables:
         table = RichTable(title=title, title_justify="left", show_header=False, title_style="bold")
         for i in range(max(map(len, rows))):
             table.add_column(overflow="fold", justify="left" if i == 0 or title in ("file", "config") else "right")
         for row in rows:
             table.add_row(*map(Text, row))
-        console.print(table)
+        screen.print(table)

@@ -60,6 +60,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output has seen enough, as in `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
         return 141
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate" not in str(error):  # so PyTorch says that memory ran out
+            raise
+        print(
+            "error: there is not enough memory; --dtype bfloat16 halves it, and inspect says how much", file=sys.stderr
+        )
+        return 2
     except (ValueError, OSError, ImportError) as error:
         known = isinstance(error, OSError) and error.filename and error.strerror
         message = f"{error.filename}: {error.strerror}" if known else " ".join(str(error).split())

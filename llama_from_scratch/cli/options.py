@@ -1,6 +1,8 @@
 """Options that several commands share."""
 
 import argparse
+import os
+import re
 
 import torch
 
@@ -32,8 +34,9 @@ def add_sampling(parser: argparse.ArgumentParser, temperature: float, top_p: flo
     group.add_argument(
         "--temperature",
         type=float,
+        default=temperature,
         metavar="T",
-        help=f"0 always takes the likeliest token, 1 draws as the model says, more is wilder (default: {temperature})",
+        help="0 always takes the likeliest token, 1 draws as the model says, more is wilder (default: %(default)s)",
     )
     group.add_argument("--top-k", type=int, metavar="K", help="draw among the K most likely tokens only")
     group.add_argument(
@@ -47,7 +50,7 @@ def add_sampling(parser: argparse.ArgumentParser, temperature: float, top_p: flo
         "--min-p", type=float, metavar="P", help="draw among tokens at least P times as likely as the best"
     )
     group.add_argument("--seed", type=int, metavar="N", help="the same seed draws the same text")
-    parser.set_defaults(default_temperature=temperature, default_top_p=top_p)
+    parser.set_defaults(default_top_p=top_p)
 
 
 def sampling(arguments: argparse.Namespace) -> Sampling:
@@ -56,7 +59,7 @@ def sampling(arguments: argparse.Namespace) -> Sampling:
     Raises:
         ValueError: for values that mean nothing, and for options that would change nothing.
     """
-    temperature = arguments.default_temperature if arguments.temperature is None else arguments.temperature
+    temperature = arguments.temperature
     given = [name for name in ("top_k", "top_p", "min_p", "seed") if getattr(arguments, name) is not None]
     if temperature == 0 and given:
         raise ValueError(
@@ -70,8 +73,9 @@ def sampling(arguments: argparse.Namespace) -> Sampling:
 def load(arguments: argparse.Namespace) -> tuple[Llama, Tokenizer]:
     """The model and its tokenizer, on the device asked for."""
     if arguments.threads is not None:
-        if arguments.threads < 1:
-            raise ValueError(f"--threads is {arguments.threads}; it must be at least 1")
+        cpus = os.cpu_count() or 1
+        if not 1 <= arguments.threads <= cpus:  # PyTorch crashes where the system refuses to make so many
+            raise ValueError(f"--threads is {arguments.threads}; it must be from 1 to {cpus}, the CPUs of this machine")
         torch.set_num_threads(arguments.threads)
     device = _device(arguments.device)
     with loading(arguments.model):
@@ -81,11 +85,10 @@ def load(arguments: argparse.Namespace) -> tuple[Llama, Tokenizer]:
 
 
 def _device(name: str) -> str:
-    kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (number and not number.isdecimal()):
+    if not re.fullmatch(r"cpu|mps|cuda(:[0-9]+)?", name):
         raise ValueError(f"--device is {name!r}; it must be cpu, cuda, cuda:N or mps")
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+    if name.startswith("cuda") and int(name.partition(":")[2] or 0) >= torch.cuda.device_count():
         raise ValueError(f"--device is {name}, and PyTorch sees {torch.cuda.device_count()} CUDA devices here; use cpu")
-    if kind == "mps" and not torch.backends.mps.is_available():
+    if name == "mps" and not torch.backends.mps.is_available():
         raise ValueError("--device is mps, and there is none here; use cpu")
     return name

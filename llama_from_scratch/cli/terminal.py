@@ -12,12 +12,22 @@ _SHOWN |= {code: "\ufffd" for code in range(0x80, 0xA0)}
 
 
 def write(text: str, faint: bool = False) -> None:
-    """Text to stdout, at once; faint on a terminal that can show it."""
+    """Text to stdout, at once; faint on a terminal that can show it.
+
+    Raises:
+        OSError: if stdout's encoding lacks a character.
+    """
     if sys.stdout.isatty():
         text = text.translate(_SHOWN)
-        if faint and text and "NO_COLOR" not in os.environ:
+        if faint and text and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb":
             text = f"\x1b[2m{text}\x1b[22m"
-    sys.stdout.write(text)
+    try:
+        sys.stdout.write(text)
+    except UnicodeEncodeError as error:
+        raise OSError(
+            f"{ascii(text[error.start])} cannot be written in {error.encoding}, the encoding of this terminal or pipe; "
+            "set the environment variable PYTHONUTF8=1"
+        ) from None
     sys.stdout.flush()
 
 
@@ -32,12 +42,17 @@ def loading(name: str) -> Iterator[None]:
     if not sys.stderr.isatty():
         yield
         return
+    with console(stderr=True).status(f"Loading {name} …"):
+        yield
+
+
+def console(**options: bool) -> "rich.console.Console":
+    """Rich's console, which knows how wide the terminal is and what it can show."""
     try:
         from rich.console import Console
     except ImportError:
         raise ImportError("the command line needs the package rich; run: pip install rich") from None
-    with Console(stderr=True).status(f"Loading {name} …"):
-        yield
+    return Console(**options)
 
 
 class Stopwatch:
