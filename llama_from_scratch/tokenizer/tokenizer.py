@@ -79,14 +79,7 @@ class Tokenizer:
         Raises:
             ValueError: if a byte of the text is in no token. (SmolLM2 has 235 of the 256: no U+0004, for one.)
         """
-        ids: list[int] = []
-        start = 0
-        if allow_special:
-            for match in self._special_pattern.finditer(text):
-                ids += self._encode_ordinary(text[start : match.start()])
-                ids.append(self.special[match[0]])
-                start = match.end()
-        ids += self._encode_ordinary(text[start:])
+        ids = self._encode_special(text) if allow_special else self._encode_ordinary(text)
         if self.add_bos and ids[:1] != [self.bos_id]:
             ids.insert(0, self.bos_id)
         return ids
@@ -121,13 +114,17 @@ class Tokenizer:
         names = {"bos": self.bos_id, "eos": self.eos_id}
         names = {f"{name}_token": "" if i is None else self.tokens[i] for name, i in names.items()}
         rendered, marker = render(self.chat_template, messages, list(self.special), names)
+        return self._encode_special(rendered, marker)
+
+    def _encode_special(self, text: str, marker: str = "") -> list[int]:
+        """Special tokens as such, and what lies between them as ordinary text without `marker`."""
         ids: list[int] = []
         start = 0
-        for match in self._special_pattern.finditer(rendered):
-            ids += self._encode_ordinary(rendered[start : match.start()].replace(marker, ""))
+        for match in self._special_pattern.finditer(text):
+            ids += self._encode_ordinary(text[start : match.start()].replace(marker, ""))
             ids.append(self.special[match[0]])
             start = match.end()
-        return ids + self._encode_ordinary(rendered[start:].replace(marker, ""))
+        return ids + self._encode_ordinary(text[start:].replace(marker, ""))
 
     def _encode_ordinary(self, text: str) -> list[int]:
         ids: list[int] = []
