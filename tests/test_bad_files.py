@@ -252,9 +252,10 @@ def test_weights_too_large_for_half_precision(tmp_path):
         load_model(path, dtype=torch.float16)
 
 
-def test_whole_numbers_are_no_weights(tmp_path):
-    with pytest.raises(CheckpointError, match="dtype is torch.int8; weights can be loaded as torch.float32"):
-        load_model(gguf_with(tmp_path), dtype=torch.int8)
+@pytest.mark.parametrize(("dtype", "shown"), [(torch.int8, "torch.int8"), ("float32", "'float32'")])
+def test_types_that_weights_cannot_have(tmp_path, as_users_run_it, dtype, shown):
+    with pytest.raises(CheckpointError, match=f"dtype is {shown}; weights can be loaded as torch.float32"):
+        load_model(gguf_with(tmp_path), dtype=dtype)
 
 
 # Hugging Face

@@ -299,6 +299,11 @@ def test_min_p_is_relative_to_the_most_likely():
     assert kept(keep_min_p(torch.tensor([2.0, 2.0, 1.0]), 1.0)) == [0, 1]
 
 
+def test_a_prompt_that_is_still_text(small, as_users_run_it):
+    with pytest.raises(ValueError, match="the prompt is the text 'Hello'; give its token ids"):
+        generate(small, "Hello", 3)
+
+
 def test_nan_is_reported_and_not_drawn_from():
     logits = torch.tensor([[1.0, float("nan"), 2.0]])
     for rule in (Sampling(), Sampling(temperature=1.0)):

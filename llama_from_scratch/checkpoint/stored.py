@@ -87,9 +87,9 @@ def load(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device | str)
     Raises:
         CheckpointError: as `empty_model`, and if a weight is NaN or infinite in `dtype`.
     """
-    if not dtype.is_floating_point:
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise CheckpointError(
-            f"dtype is {dtype}; weights can be loaded as torch.float32, torch.bfloat16 or torch.float16"
+            f"dtype is {dtype!r}; weights can be loaded as torch.float32, torch.bfloat16 or torch.float16"
         )
     model = empty_model(checkpoint)
     weights = {}

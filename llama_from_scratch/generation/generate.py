@@ -23,8 +23,8 @@ def generate(
     Ends after `max_new_tokens`, or before the first token in `stop_ids`, which is not given.
 
     Raises (at once, not at the first token):
-        ValueError: if the prompt is empty, holds an id that the model does not know, or does not fit into the
-            model's context together with `max_new_tokens`; if `max_new_tokens` is below 1; if
+        ValueError: if the prompt is empty, still text, or holds an id that the model does not know, or does not fit
+            into the model's context together with `max_new_tokens`; if `max_new_tokens` is below 1; if
             `sampling.top_k` is more than the vocabulary.
     """
     _check(model, [prompt_ids], max_new_tokens, sampling)
@@ -95,6 +95,8 @@ def _check(model: Llama, prompts: Sequence[Sequence[int]], max_new_tokens: int, 
     if sampling.top_k is not None and sampling.top_k > vocab:
         raise ValueError(f"top_k is {sampling.top_k}; this model has only {vocab} tokens to choose from")
     for prompt in prompts:
+        if isinstance(prompt, str):
+            raise ValueError(f"the prompt is the text {prompt!r}; give its token ids, as Tokenizer.encode makes them")
         if len(prompt) == 0:
             raise ValueError("the prompt is empty; give at least one token to continue")
         wrong = [token for token in prompt if not 0 <= token < vocab]
