@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import entry_points
 
 import pytest
 import torch
@@ -52,6 +53,11 @@ def test_generate_prints_the_tokens_of_transformers(hf_smollm2, tok):
     assert done.stdout == (
         tok.decode(expected) + f"\nprompt tokens: {' '.join(map(str, ids))}\nnew tokens: {' '.join(map(str, new))}\n"
     )
+
+
+def test_the_installed_command_is_the_same():
+    (script,) = entry_points(group="console_scripts", name="llama-from-scratch")
+    assert script.load() is main
 
 
 def test_ctrl_c_and_streaming():

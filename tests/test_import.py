@@ -7,7 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from jaxtyping import TypeCheckError
 from test_core_size import CORE, PACKAGE
+
+from llama_from_scratch.rope import rotate
 
 HEAVY = {
     "matplotlib",
@@ -50,6 +54,16 @@ def test_import_brings_in_nothing_heavy_and_prints_nothing() -> None:
     assert not HEAVY & set(run.stdout.split())
     quiet = python("-W", "error", "-c", "import llama_from_scratch")
     assert quiet.stdout == quiet.stderr == ""
+
+
+def test_everything_but_plots_imports_without_the_optional_packages() -> None:
+    """`pip install .` without extras; what is missing is named when it is needed, not before."""
+    absent = HEAVY - {name for name in HEAVY if "." in name or name == "safetensors"}
+    code = f"import sys; sys.modules.update(dict.fromkeys({sorted(absent)}))\n"
+    code += "".join(
+        f"import llama_from_scratch.{name}\n" for name in ("checkpoint", "generation", "tokenizer", "cli", "exercises")
+    )
+    assert python("-W", "error", "-c", code).stdout == ""
 
 
 def imports(path: Path) -> tuple[set[str], set[str]]:
@@ -101,6 +115,15 @@ def test_dependencies_point_one_way(folder: str) -> None:
             if isinstance(node, ast.ImportFrom) and node.level == 2:
                 targets = {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
                 assert targets <= set(CORE) | ALLOWED[folder], f"{file.name} imports {targets}"
+
+
+def test_shapes_in_signatures_are_checked_in_the_tests() -> None:
+    """By the import hook of conftest.py: the right shapes pass; a wrong type, rank or length of an axis does not."""
+    x, angle = torch.zeros(2, 3, 5, 8), torch.zeros(5, 4)
+    assert rotate(x, angle, angle).shape == x.shape
+    for wrong in ((x.int(), angle, angle), (x[0], angle, angle), (x, angle, angle[:, :3]), (x, angle[:4], angle[:4])):
+        with pytest.raises(TypeCheckError):
+            rotate(*wrong)
 
 
 def test_type_checks_of_the_tests_stay_in_the_tests() -> None:
