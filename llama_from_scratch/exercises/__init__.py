@@ -1,6 +1,13 @@
 """Checks that tell a learner what is wrong. Each chapter's checks stand in a module of their own."""
 
-from .gqa import check_cache_bytes, check_causal_weights, check_gqa, check_kv_head, check_pool_heads
+from .gqa import (
+    check_cache_bytes,
+    check_causal_weights,
+    check_conversations,
+    check_gqa,
+    check_kv_head,
+    check_pool_heads,
+)
 from .rmsnorm import check_backward, check_by_hand, check_centre, check_eps, check_fold, check_rms_norm
 from .rope import (
     check_frequencies,
@@ -18,6 +25,7 @@ __all__ = [
     "check_cache_bytes",
     "check_causal_weights",
     "check_centre",
+    "check_conversations",
     "check_count",
     "check_eps",
     "check_first_difference",

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,12 +16,20 @@ def _match(given: float | Tensor, wanted: float | Tensor) -> bool:
     return torch.allclose(torch.as_tensor(given).float(), torch.as_tensor(wanted).float(), rtol=1e-3, atol=1e-3)
 
 
+def _four_numbers(answer: object) -> list[float]:
+    try:
+        numbers = [float(x) for x in answer]
+    except (TypeError, ValueError):
+        numbers = []
+    if len(numbers) != 4:
+        raise NotYet("a list of four numbers is wanted, such as [0.1, 0.2, 0.3, 0.4]")
+    return numbers
+
+
 @exercise
 def check_causal_weights(answer: object) -> str:
     """Weights of query 2 over keys 0 … 3 for the scores 0, ln 2, 0, ln 5. Prints the verdict."""
-    if answer is None or len(answer) != 4:
-        raise NotYet("four weights are wanted, one for each key", "A key that may not be seen has weight 0.")
-    given = torch.tensor([float(x) for x in answer])
+    given = torch.tensor(_four_numbers(answer))
     if _match(given, torch.tensor([1, 2, 1, 0]) / 4):
         return "the future has weight 0, and the rest is e^score over the sum of e^score."
     mistakes = [
@@ -40,12 +49,19 @@ def check_causal_weights(answer: object) -> str:
             "all visible keys got the same weight, but their scores differ",
             "Softmax is uniform only where scores are equal.",
         ),
+        (
+            torch.tensor([1.0, 2, 0, 0]) / 3,
+            "query 2 does not see itself, key 2",
+            "A token reads what came before it and itself: t ≤ s.",
+        ),
         (torch.tensor([0.0, 1, 0, 0]), "the scores were divided by their sum", "Take e to the power of each first."),
         (torch.tensor([1.0, 2, 1, 0]), "these are e^score, not yet weights", "Divide by their sum."),
     ]
     for wrong, because, hint in mistakes:
         if _match(given, wrong):
             raise NotYet(because, hint)
+    if abs(given.sum() - 100) < 1:
+        raise NotYet("these are percent", "Write 0.25 for 25 %.")
     if abs(given.sum() - 1) > 0.01:
         raise NotYet(f"the weights add up to {given.sum():.3f}, not 1", "Divide e^score by the sum over visible keys.")
     raise NotYet("the weights are not those of these scores", "e^0 = 1, e^(ln 2) = 2.")
@@ -83,33 +99,47 @@ def check_kv_head(fn: Callable[[int, int, int], int]) -> str:
     raise NotYet(f"query head {h} of {n} reads key/value head {h // (n // kv)} of {kv}, and the function says {value}")
 
 
-@exercise
-def check_cache_bytes(fn: Callable[[LlamaConfig, int, int, float], float]) -> str:
-    """fn(config, tokens, batch, bytes_per_number) -> bytes of the key/value cache. Prints the verdict."""
-    # Sizes with which no two wrong counts agree: head_dim is not dim / n_heads, and a number has not 2 bytes.
-    c = LlamaConfig(1000, dim=320, n_layers=7, n_heads=12, n_kv_heads=4, head_dim=64, ffn_dim=640)
-    tokens, batch, size = 1000, 5, 4
-    got = fn(c, tokens, batch, size)
-    if got is None or got is ...:
-        raise NotYet("the function returns None", "Write its body and end it with `return`.")
-    right = 2 * c.n_layers * c.n_kv_heads * c.head_dim * tokens * batch * size
-    mistakes = {
+def _count_mistakes(c: LlamaConfig, tokens: int, batch: int, size: int) -> dict[float, tuple[str, str]]:
+    """The factor by which each mistake changes the count: what it is, what to try."""
+    return {
         c.n_heads / c.n_kv_heads: ("query heads are counted", "Only keys and values are kept: n_kv_heads."),
         1 / 2: ("only keys or only values are counted", "Both are kept: a factor of 2."),
         1 / c.n_layers: ("one layer is counted", "Every layer has a cache of its own."),
+        c.n_layers: ("the layers are counted twice", "Multiply by n_layers once."),
         8: ("these are bits", "A byte has 8 bits; nothing has to be multiplied by 8."),
         1 / batch: ("one sequence is counted", "Every sequence of the batch has its own past."),
         1 / size: ("numbers are counted, not bytes", "Multiply by bytes_per_number."),
+        2 / size: ("2 bytes per number are built in", "Use bytes_per_number."),
         1 / tokens: ("one token is counted", "Multiply by the tokens kept."),
         1 / c.head_dim: ("one number per head is counted", "A key has head_dim numbers, and so has a value."),
+        c.dim // c.n_heads / c.head_dim: (
+            "the numbers in a head are taken as dim / n_heads",
+            "A model may have another head_dim; the config has it.",
+        ),
         c.dim / (c.n_kv_heads * c.head_dim): (
             "a key is counted as wide as the residual stream",
             "It has n_kv_heads · head_dim numbers.",
         ),
-        c.n_layers: ("the layers are counted twice", ""),
         1 / 1024: ("these are KiB", "Return bytes."),
         1 / 1024**2: ("these are MiB", "Return bytes."),
+        1 / 1024**3: ("these are GiB", "Return bytes."),
+        1e-3: ("these are kB", "Return bytes."),
+        1e-6: ("these are MB", "Return bytes."),
+        1e-9: ("these are GB", "Return bytes."),
     }
+
+
+@exercise
+def check_cache_bytes(fn: Callable[[LlamaConfig, int, int, float], float]) -> str:
+    """fn(config, tokens, batch, bytes_per_number) -> bytes of the key/value cache. Prints the verdict."""
+    # Sizes with which no two mistakes agree: head_dim is not dim / n_heads, and a number has not 2 bytes.
+    c = LlamaConfig(1000, dim=600, n_layers=7, n_heads=20, n_kv_heads=4, head_dim=64, ffn_dim=640)
+    tokens, batch, size = 1009, 11, 3
+    got = fn(c, tokens, batch, size)
+    if got is None or got is ...:
+        raise NotYet("the function returns None", "Write its body and end it with `return`.")
+    right = 2 * c.n_layers * c.n_kv_heads * c.head_dim * tokens * batch * size
+    mistakes = _count_mistakes(c, tokens, batch, size)
     if got != right:
         for n in (1, 2):  # one mistake, else two at once
             for mistake in itertools.combinations(mistakes, n):
@@ -121,7 +151,7 @@ def check_cache_bytes(fn: Callable[[LlamaConfig, int, int, float], float]) -> st
         )
     if fn(PRESETS["Llama-3-8B"], 8192, 1, 2) != 2**30:
         raise NotYet("the small model comes out right but Llama-3-8B does not", "Are all numbers taken from config?")
-    return "Llama-3-8B keeps exactly 1 GiB for 8192 tokens in bfloat16."
+    return "Llama-3-8B keeps 1.07 GB (exactly 1 GiB) for 8192 tokens in bfloat16."
 
 
 def _attend(
@@ -137,16 +167,17 @@ def _attend(
 ) -> Tensor:
     """Grouped-query attention, right by default, with one knob for each classic mistake."""
     group, d = q.shape[1] // k.shape[1], q.shape[-1]
-    if spread == "repeat_interleave":
-        k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-    else:
-        k, v = k.repeat(1, group, 1, 1), v.repeat(1, group, 1, 1)
+    n_keys = k.shape[2]
+    wrong_k, wrong_v = spread in ("repeat", "repeat keys"), spread in ("repeat", "repeat values")
+    k = k.repeat(1, group, 1, 1) if wrong_k else k.repeat_interleave(group, dim=1)
+    v = v.repeat(1, group, 1, 1) if wrong_v else v.repeat_interleave(group, dim=1)
     divisor = {
         "root": d**0.5,
         "none": 1,
         "head_dim": d,
         "heads": q.shape[1] ** 0.5,
         "dim": (q.shape[1] * d) ** 0.5,
+        "keys": n_keys**0.5,
         "inverse": d**-0.5,
     }
     scores = q @ k.mT / divisor[scale]
@@ -172,10 +203,21 @@ _MISTAKES: list[tuple[dict, str, str]] = [
         "query heads are dealt out to key heads like cards, as `repeat` orders them",
         "Neighbours share in a Llama: `repeat_interleave`, or query head h reads h // group.",
     ),
+    (
+        {"spread": "repeat keys"},
+        "the values are given to neighbours, but the keys are dealt out like cards, as `repeat` orders them",
+        "Keys and values of a head belong together: `repeat_interleave` for both.",
+    ),
+    (
+        {"spread": "repeat values"},
+        "the keys are given to neighbours, but the values are dealt out like cards, as `repeat` orders them",
+        "Keys and values of a head belong together: `repeat_interleave` for both.",
+    ),
     ({"scale": "none"}, "the scores are not divided", "Divide q·k by the root of head_dim."),
     ({"scale": "head_dim"}, "the scores are divided by head_dim itself", "Divide by its root."),
     ({"scale": "heads"}, "the scores are divided by the root of the number of heads", "It is the root of head_dim."),
     ({"scale": "dim"}, "the scores are divided by the root of the whole width", "One head has q.shape[-1] numbers."),
+    ({"scale": "keys"}, "the scores are divided by the root of the number of keys", "It is the root of head_dim."),
     ({"scale": "inverse"}, "the scores are multiplied by the root of head_dim", "Divide."),
     ({"hide": "never"}, "the mask is not used, so queries see the future", "Where mask is False the score is -inf."),
     ({"hide": "inverted"}, "the mask is read the wrong way round", "True means: may look."),
@@ -200,6 +242,14 @@ _MISTAKES: list[tuple[dict, str, str]] = [
 ]
 
 
+# … and each two of them that can be made together.
+_TWO_MISTAKES = [
+    ({**a, **b}, f"{because_a}; and {because_b}", f"{hint_a} {hint_b}")
+    for (a, because_a, hint_a), (b, because_b, hint_b) in itertools.combinations(_MISTAKES, 2)
+    if a.keys() != b.keys()
+]
+
+
 @exercise
 def check_gqa(fn: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> str:
     """fn(q [batch, heads, seq, head_dim], k and v [batch, kv_heads, keys, head_dim], mask [seq, keys]; True: may look)
@@ -221,22 +271,32 @@ def check_gqa(fn: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> str:
         q, k, v = draw(2, heads, seq, 16), draw(2, kv_heads, keys, 16), draw(2, kv_heads, keys, 16)
         mask = torch.arange(keys) <= torch.arange(keys - seq, keys)[:, None]
         given = [x.clone() for x in (q, k, v, mask)]
-        got = fn(*given)
+        try:
+            got = fn(*given)
+        except RuntimeError as error:
+            if "must match" in str(error) and all(f"({n})" in str(error) for n in (heads, kv_heads)):
+                raise NotYet(
+                    f"q has {heads} heads and k has {kv_heads}, so they do not fit together",
+                    "Give each query head its key/value head: copy those, or give q an axis for the group.",
+                ) from None
+            raise
         if not all(torch.equal(a, b) for a, b in zip(given, (q, k, v, mask), strict=True)):
             raise NotYet("the function changes its inputs", "Make new tensors; avoid += and methods that end in _.")
         if isinstance(got, Tensor) and got.shape == (2, seq, heads, 16) and seq != heads:
             raise NotYet("heads and tokens are swapped in the result", "Return [batch, heads, seq, head_dim].")
-        for knobs, because, hint in _MISTAKES:  # before the shape and finiteness checks: some of these make nan
-            wrong = _attend(q, k, v, mask, **knobs)
-            if isinstance(got, Tensor) and got.shape == wrong.shape and not _match(wrong, _attend(q, k, v, mask)):
-                if torch.allclose(got, wrong, atol=1e-4, equal_nan=True):
+        right = _attend(q, k, v, mask)
+        if isinstance(got, Tensor) and got.shape == q.shape and torch.allclose(got, right, atol=1e-4):
+            continue
+        for knobs, because, hint in _MISTAKES + _TWO_MISTAKES:  # before tensor_of: some of these make nan
+            if isinstance(got, Tensor) and got.shape == q.shape:
+                if torch.allclose(got, _attend(q, k, v, mask, **knobs), atol=1e-4, equal_nan=True):
                     raise NotYet(because, hint)
         got = tensor_of(got, q.shape)
-        if not torch.allclose(got, _attend(q, k, v, mask), atol=1e-4):
+        if not torch.allclose(got, right, atol=1e-4):
             raise NotYet(
                 f"with {name} ({heads} query heads, {kv_heads} key/value heads, {seq} queries, {keys} keys) the result "
                 "is wrong, and it is none of the usual mistakes",
-                "Compare with your loop over heads, one step at a time.",
+                "Compare with `gqa_loops` above, one step at a time: scores, weights, output.",
             )
     return "grouped, multi-head and multi-query, with and without a cache."
 
@@ -263,6 +323,11 @@ def check_pool_heads(fn: Callable[[Tensor, int, int], Tensor]) -> str:
         (by_head[:: heads // kv], "the first head of each group is kept", "Take the mean over the group."),
         (by_head[:kv], "the first heads are kept and the rest dropped", "Take the mean over each group."),
         (
+            by_head.mean(dim=0).expand(kv, d, dim),
+            "all heads are averaged into one",
+            "Only the heads of one group become one: here heads 0 1 2, and heads 3 4 5.",
+        ),
+        (
             weight.unflatten(0, (kv, d, heads // kv)).mean(dim=2),
             "rows are pooled within a head",
             "Row i of a head belongs with row i of the other heads of its group.",
@@ -282,3 +347,38 @@ def check_pool_heads(fn: Callable[[Tensor, int, int], Tensor]) -> str:
             "Work the group size out from the shape of the weight.",
         )
     return "and pooling copies of a head gives the head back, which proves the order of the groups."
+
+
+@exercise
+def check_conversations(answer: object) -> str:
+    """Conversations of 8192 tokens that fit beside Llama 3 8B in 80e9 bytes: K = 8 with 2 bytes per number of cache and
+    with 1, K = 32 with 2 and with 1; the weights have 2 bytes. Prints the verdict.
+    """
+    given = _four_numbers(answer)
+    base = PRESETS["Llama-3-8B"]
+
+    def fit(gpu: int | float, weights: bool) -> list[int]:
+        counts = []
+        for n_kv_heads, size in itertools.product((8, 32), (2, 1)):
+            config = replace(base, n_kv_heads=n_kv_heads)
+            token = 2 * config.n_layers * config.n_kv_heads * config.head_dim * size
+            counts.append(int((gpu - weights * 2 * config.n_params) // (8192 * token)))
+        return counts
+
+    right = fit(80e9, True)
+    if given == right:
+        return f"{right[0]} against {right[2]}; and one byte per number doubles both, like halving K once more."
+    if given == fit(80e9, False):
+        raise NotYet("the weights take no room here", "Take them off the 80 GB first.")
+    if given == fit(80 * 2**30, True):
+        raise NotYet("these are 80 GiB", "80 GB are 80 000 000 000 bytes.")
+    if given == [right[0], right[2], right[1], right[3]]:
+        raise NotYet("the numbers are right and the order is not", "K = 8 with 2 bytes and with 1, then K = 32.")
+    if [int(x) for x in given] == right:
+        raise NotYet("parts of conversations are counted", "Round down.")
+    wrong = next(i for i in range(4) if given[i] != right[i])
+    k, size = [(8, 2), (8, 1), (32, 2), (32, 1)][wrong]
+    raise NotYet(
+        f"with K = {k} and {size} bytes per number it is not {given[wrong]:g}",
+        "(80e9 - bytes of weights) / (8192 · bytes per token), rounded down.",
+    )
