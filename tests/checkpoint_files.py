@@ -1,5 +1,10 @@
-"""GGUF files for tests, written with the package gguf. Our own tables of names and permutations take no part."""
+"""GGUF files for tests, written with the package gguf, and what it costs to load a file.
 
+Our own tables of names and permutations take no part.
+"""
+
+import subprocess
+import sys
 from pathlib import Path
 
 import gguf
@@ -70,3 +75,22 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+PEAK = """
+import sys, torch
+from pathlib import Path
+from llama_from_scratch.checkpoint import describe, load_model
+peak = lambda: int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+found = describe(sys.argv[1])
+before = peak()
+model = load_model(sys.argv[1])
+print(peak() - before, found.memory(torch.float32), found.n_bytes)
+"""
+
+
+def memory_of_loading(name) -> tuple[int, int, int]:
+    """Bytes: what loading adds to the peak of a process of its own, the parameters in fp32, the tensors in the file."""
+    run = subprocess.run([sys.executable, "-c", PEAK, str(name)], capture_output=True, text=True, check=True)
+    taken, parameters, stored = map(int, run.stdout.split())
+    return taken, parameters, stored

@@ -1,13 +1,12 @@
 """GGUF files: synthetic ones against the model that they were written from, the embedded one against transformers."""
 
-import subprocess
 import sys
 from dataclasses import replace
 
 import gguf
 import pytest
 import torch
-from checkpoint_files import TYPES, hf_weights, write_gguf
+from checkpoint_files import TYPES, hf_weights, memory_of_loading, write_gguf
 from reference import GQA, assert_same, hf_config, random_hf, random_tokens, scaled
 
 from llama_from_scratch import LlamaConfig
@@ -176,22 +175,8 @@ def test_quick_reader_gives_what_the_original_gives():
         assert quick.fields[key].types == field.types
 
 
-PEAK = """
-import sys, torch
-from pathlib import Path
-from llama_from_scratch.checkpoint import describe, load_model
-peak = lambda: int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
-name, = sys.argv[1:]
-found = describe(name)
-before = peak()
-model = load_model(name)
-print(peak() - before, found.memory(torch.float32), found.n_bytes)
-"""
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc, which only Linux has")
 def test_loading_takes_the_memory_of_one_model():
     """In a process of its own: the parameters, the pages of the file, and 64 MiB for everything in passing."""
-    run = subprocess.run([sys.executable, "-c", PEAK, EMBEDDED], capture_output=True, text=True, check=True)
-    taken, parameters, file = map(int, run.stdout.split())
+    taken, parameters, file = memory_of_loading(EMBEDDED)
     assert parameters < taken < parameters + file + 64 * 2**20

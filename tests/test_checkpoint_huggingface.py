@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 import transformers
+from checkpoint_files import memory_of_loading
 from reference import CASES, GQA, assert_same, random_hf, random_pair, random_tokens, scaled
 from safetensors.torch import load_file, save_file
 
@@ -318,24 +319,10 @@ def test_loaded_weights_can_be_trained_and_the_file_stays_as_it_was(tmp_path):
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
-PEAK = """
-import sys, torch
-from pathlib import Path
-from llama_from_scratch.checkpoint import describe, load_model
-peak = lambda: int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
-name, = sys.argv[1:]
-found = describe(name)
-before = peak()
-model = load_model(name)
-print(peak() - before, found.memory(torch.float32))
-"""
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc, which only Linux has")
 def test_loading_takes_the_memory_of_one_model(tmp_path):
     """In a process of its own. The parameters are pages of the file: nothing is on top of it but 24 MiB in passing."""
     save_model(Llama(replace(GQA, dim=512, vocab_size=40_000, tie_embeddings=True)), tmp_path)
-    run = subprocess.run([sys.executable, "-c", PEAK, str(tmp_path)], capture_output=True, text=True, check=True)
-    taken, parameters = map(int, run.stdout.split())
+    taken, parameters, _ = memory_of_loading(tmp_path)
     assert parameters > 76 * 2**20
     assert taken < parameters + 24 * 2**20
