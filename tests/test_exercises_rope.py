@@ -34,6 +34,36 @@ def one_sign(x, positions, base):
     return y
 
 
+def rule(first, second):
+    """A rotation with its two formulas replaced; each gets a, b, cos and sin."""
+
+    def rotation(x, positions, base):
+        angles = positions[:, None] * rope_frequencies(x.shape[-1], base)
+        parts = x[:, 0::2], x[:, 1::2], angles.cos(), angles.sin()
+        return torch.stack((first(*parts), second(*parts)), dim=-1).flatten(-2)
+
+    return rotation
+
+
+def in_place(x, positions, base):
+    angles = positions[:, None] * rope_frequencies(x.shape[-1], base)
+    a, b = x[:, 0::2], x[:, 1::2]
+    x[:, 0::2] = a * angles.cos() - b * angles.sin()
+    x[:, 1::2] = a * angles.sin() + b * angles.cos()
+    return x
+
+
+def asserts(rope):
+    assert complex_test(rope)
+    return True
+
+
+def first_numbers_only(q, distance, f):
+    k = package_turn(q, distance, f)
+    k[40:] = 0
+    return k
+
+
 def turned_by(distance):
     return lambda q, d, f: package_turn(q, distance(d), f)
 
@@ -58,7 +88,9 @@ def step_30_60():
 CASES = [
     # check, answer, words that the verdict must hold
     ("check_turn_by_hand", (None,) * 4, "still missing"),
+    ("check_turn_by_hand", ..., "still missing"),
     ("check_turn_by_hand", (1, -3, -5, -2), "clockwise"),
+    ("check_turn_by_hand", (1, 3, -5, -2), "a minus is missing"),
     ("check_turn_by_hand", (-5, -1, 3, -2), "paired 3 with 5"),
     ("check_turn_by_hand", (-1, 3, -2, 5), "both pairs are turned by a quarter"),
     ("check_turn_by_hand", (3, 1, 5, 2), "nothing is turned"),
@@ -91,14 +123,22 @@ CASES = [
     ("check_rotate", lambda x, p, base: package(x, torch.arange(len(p)), base), "row number"),
     ("check_rotate", lambda x, p, base: package(x, p, 100_000.0), "base is 100000"),
     ("check_rotate", lambda x, p, base: x, "nothing is turned"),
-    ("check_rotate", one_sign, "change their length"),
+    ("check_rotate", one_sign, "second sin term"),
+    ("check_rotate", rule(lambda a, b, c, s: a * c + b * s, lambda a, b, c, s: a * s + b * c), "first sin term"),
+    ("check_rotate", rule(lambda a, b, c, s: a * s - b * c, lambda a, b, c, s: a * c + b * s), "are exchanged"),
+    ("check_rotate", rule(lambda a, b, c, s: 2 * a, lambda a, b, c, s: b), "change their length"),
+    ("check_rotate", in_place, "from the new first one"),
     ("check_rotate", lambda x, p, base: package(x, 2 * p, base), "row at position"),
     ("check_rotate", lambda x, p, base: x[:, :4] @ x, "RuntimeError"),
     ("check_rotate", package, "Correct"),
     ("check_key_that_peaks", lambda q, d, f: q, "largest at distance 0"),
     ("check_key_that_peaks", lambda q, d, f: 0 * q, "key is zero"),
     ("check_key_that_peaks", turned_by(lambda d: -d), "ahead of the query"),
+    ("check_key_that_peaks", turned_by(lambda d: -d), "1 token ahead"),
     ("check_key_that_peaks", turned_by(lambda d: d + 3), "largest at 4"),
+    ("check_key_that_peaks", first_numbers_only, "another key of the same length scores higher"),
+    ("check_key_that_peaks", lambda q, d, f: turn(q[None], torch.tensor([d]), pairs="halves")[0], "half-split"),
+    ("check_key_that_peaks", lambda q, d, f: 100 * package_turn(q, d, f), "Correct"),
     ("check_key_that_peaks", turned_by(lambda d: d), "Correct"),
     ("check_to_halves", lambda w, n: w, "where they were"),
     ("check_to_halves", halves_to_adjacent, "way back"),
@@ -113,6 +153,7 @@ CASES = [
     ("check_rope_test", lambda rope: True, f"{len(ROPES)} of {len(ROPES)} broken"),
     ("check_rope_test", lambda rope: complex_test(rope, starts=(0,), length=1), "broken versions pass"),
     ("check_rope_test", lambda rope: complex_test(rope, starts=(0,)), "counts positions from 0 again"),
+    ("check_rope_test", asserts, "Return False instead"),
     ("check_rope_test", complex_test, "Correct"),
 ]
 

@@ -36,7 +36,7 @@ def widget(page, site):
     return page.locator("lfs-rope")
 
 
-@pytest.mark.parametrize("kind", ["random", "ones", "peak"])
+@pytest.mark.parametrize("kind", ["peak", "ones", "random"])
 def test_scores_are_those_of_the_package(widget, page, kind):
     widget.locator("#rope-key").select_option(kind)
     for m, n in ((12, 8), (0, 0), (200, 3), (57, 37)):
@@ -87,11 +87,21 @@ def test_a_key_cannot_pass_its_query(widget, page):
 
 def test_keyboard_moves_the_query_by_one(widget, page):
     widget.locator("#rope-m").press("ArrowRight")
-    assert shown(page)["m"] == 13
+    assert shown(page)["m"] == 29
+
+
+def test_buttons_move_by_one_token(widget, page):
+    for name, want in (("query one token on", (29, 8)), ("key one token back", (29, 7)), ("key one token on", (29, 8))):
+        widget.get_by_role("button", name=name).click()
+        assert (shown(page)["m"], shown(page)["n"]) == want
+    widget.locator("#rope-lock").check()
+    widget.get_by_role("button", name="query one token back").click()
+    assert (shown(page)["m"], shown(page)["n"]) == (28, 7)
 
 
 def test_dragging_on_the_curve_chooses_the_distance(widget, page):
     curve = widget.locator(".curve")
+    widget.locator("#rope-lock").check()
     curve.scroll_into_view_if_needed()
     box = curve.bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.1, box["y"] + box["height"] / 2)
@@ -100,3 +110,4 @@ def test_dragging_on_the_curve_chooses_the_distance(widget, page):
     page.mouse.up()
     seen = shown(page)
     assert seen["m"] - seen["n"] == 100
+    assert not widget.locator("#rope-lock").is_checked()  # the curve changes the distance, so it is kept no longer

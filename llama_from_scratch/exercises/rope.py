@@ -33,8 +33,12 @@ def turn(
     cos, sin = angles.cos(), angles.sin()
     a, b = (x[:, 0::2], x[:, 1::2]) if pairs == "adjacent" else x.chunk(2, dim=-1)
     turned = (a * cos - b * sin, b * cos + a * sin)
-    result = torch.stack(turned, dim=-1).flatten(-2) if pairs == "adjacent" else torch.cat(turned, dim=-1)
+    result = _pairs(*turned) if pairs == "adjacent" else torch.cat(turned, dim=-1)
     return result.to(x.dtype)
+
+
+def _pairs(a: Float[Tensor, "seq half"], b: Float[Tensor, "seq half"]) -> Float[Tensor, "seq head_dim"]:
+    return torch.stack((a, b), dim=-1).flatten(-2)
 
 
 def _recognise(result: Tensor, mistakes: Iterable[tuple[Tensor, str, str]], tolerance: float = 1e-3) -> None:
@@ -48,14 +52,13 @@ def _recognise(result: Tensor, mistakes: Iterable[tuple[Tensor, str, str]], tole
 @exercise
 def check_turn_by_hand(answer: object) -> str:
     """[3, 1, 5, 2] at position 3, adjacent pairs, frequencies π/6 and π/3: four numbers."""
-    if answer is None or any(number is None or number is ... for number in answer):
-        raise NotYet(
-            "some of the four numbers are still missing", "Turn (3, 1) by 3 · π/6, a quarter of a circle, first."
-        )
+    if answer is None or answer is ... or any(number is None or number is ... for number in answer):
+        raise NotYet("some of the four numbers are still missing", "Put numbers in the place of None.")
     y = tensor_of(torch.as_tensor(answer, dtype=torch.float64), (4,))
     a, b = "Counter-clockwise means (a, b) becomes (-b, a) after a quarter turn.", "Angle = position × frequency."
     known = [
         ([1, -3, -5, -2], "the first pair is turned clockwise", a),
+        ([1, 3, -5, -2], "the first pair is swapped, but a minus is missing", a),
         ([-5, -1, 3, -2], "you paired 3 with 5 and 1 with 2", "Adjacent pairs are (3, 1) and (5, 2)."),
         ([-1, 3, -2, 5], "both pairs are turned by a quarter circle", "The second pair's frequency is π/3, not π/6."),
         ([3, 1, 5, 2], "nothing is turned", b),
@@ -128,7 +131,9 @@ def check_rotate(fn: Callable[[Tensor, Tensor, float], Tensor]) -> str:
         right = turn(x, positions, base)
         if torch.allclose(y.double(), right.double(), atol=1e-3):
             continue
-        a, b = turn(x, positions, base)[:, 0::2], turn(x, positions, base)[:, 1::2]
+        a, b, x_a, x_b = right[:, 0::2], right[:, 1::2], x[:, 0::2], x[:, 1::2]
+        angles = positions[:, None] * rope_frequencies(16, base)
+        cos, sin = angles.cos(), angles.sin()
         index = torch.arange(64)
         halves = turn(x, positions, base, pairs="halves")
         mistakes = [
@@ -138,6 +143,26 @@ def check_rotate(fn: Callable[[Tensor, Tensor, float], Tensor]) -> str:
                 "Swap the signs of the two sin terms.",
             ),
             (halves, "x_i is paired with x_(i + d/2)", "Here the pairs are neighbours: x[..., 0::2] and x[..., 1::2]."),
+            (
+                _pairs(x_a * sin - x_b * cos, x_a * cos + x_b * sin),
+                "at position 0 nothing should turn, and here it does: cos and sin are exchanged",
+                "The first number of a pair is a cos - b sin.",
+            ),
+            (
+                _pairs(a, a * sin + x_b * cos),
+                "the second number of each pair is computed from the new first one",
+                "A slice is a view: compute both from the old a and b, then write.",
+            ),
+            (
+                _pairs(a, x_b * cos - x_a * sin),
+                "the second sin term has the wrong sign, so the vectors change their length",
+                "(a cos - b sin, a sin + b cos).",
+            ),
+            (
+                _pairs(x_a * cos + x_b * sin, b),
+                "the first sin term has the wrong sign, so the vectors change their length",
+                "(a cos - b sin, a sin + b cos).",
+            ),
             (
                 torch.cat((a, b), -1),
                 "the numbers are right, their order is not",
@@ -194,13 +219,21 @@ def check_key_that_peaks(fn: Callable[[Tensor, int, Tensor], Tensor]) -> str:
         scores = turn(k.expand(len(distances), -1), -distances, base) @ q
         peak = int(distances[scores.argmax()])
         if peak == distance:
+            if scores.max() < (1 - 1e-4) * q.norm() * k.norm():
+                raise NotYet(
+                    "the peak is at the right place, but another key of the same length scores higher",
+                    "Turn all of q, and change no lengths.",
+                )
             continue
+        if torch.allclose(k, turn(q[None], torch.tensor([distance]), base, pairs="halves")[0], atol=1e-3):
+            raise NotYet("you turned the pairs of the half-split layout", "Here the pairs are neighbours.")
         if peak == 0:
             raise NotYet(
                 "the score is largest at distance 0", "Turn q by just the angle that the distance will take away."
             )
         if peak == -distance:
-            raise NotYet(f"the score is largest {distance} tokens ahead of the query", "Turn the other way.")
+            tokens = "token" if distance == 1 else "tokens"
+            raise NotYet(f"the score is largest {distance} {tokens} ahead of the query", "Turn the other way.")
         raise NotYet(
             f"asked for distance {distance}, the score is largest at {peak}", "Rotate q as if it stood at `distance`."
         )
@@ -259,12 +292,15 @@ ROPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 @exercise
 def check_rope_test(fn: Callable[[Callable[[Tensor, Tensor], Tensor]], bool]) -> str:
     """fn(rope): True if rope(x [seq, head_dim], positions [seq]) is right (adjacent pairs, base 10000), else False."""
-    verdict = fn(turn)
+    try:
+        verdict = fn(turn)
+        missed = [name for name, rope in ROPES.items() if fn(rope)]
+    except AssertionError:
+        raise NotYet("your test stops at an `assert`", "Return False instead of asserting.") from None
     if verdict is None or verdict is ...:
         raise NotYet("your test returns None", "Return True or False.")
     if not verdict:
         raise NotYet("your test rejects a correct implementation", "Leave room for rounding, about 1e-4 in float32.")
-    missed = [name for name, rope in ROPES.items() if fn(rope)]
     if missed:
         hint = "Compare at many positions, some far from 0, and also with a piece that starts in the middle."
         raise NotYet(

@@ -16,9 +16,9 @@
   const ones = THETA.map(() => [Math.SQRT1_2, Math.SQRT1_2]);
   const query = mixed(2.399963, 0.5);
   const KEYS = {
-    random: ["random", query, mixed(3.883222, 1.9)],
-    ones: ["all ones, like the query", ones, ones],
     peak: [`peaks at ${PEAK}`, query, query.map((pair, i) => turn(pair, PEAK * THETA[i]))],
+    ones: ["all equal, like the query", ones, ones],
+    random: ["random", query, mixed(3.883222, 1.9)],
   };
 
   const signed = (x) => (x < -0.005 ? "−" : "+") + Math.abs(x).toFixed(2);
@@ -31,11 +31,21 @@
     lfs-rope .choice label { margin: 0; }
     lfs-rope .choice input { width: 1.15rem; height: 1.15rem; vertical-align: middle; margin-right: 0.4rem; }
     lfs-rope .total { font-weight: 600; display: flex; flex-wrap: wrap; gap: 0.2rem 1.6rem; justify-content: center; }
+    lfs-rope .step { display: flex; align-items: center; justify-content: end; gap: 0.4rem; }
+    lfs-rope .step output { min-width: 2rem; }
+    lfs-rope .step button { padding: 0 0.75rem; }
     lfs-rope .curve { width: 100%; cursor: ew-resize; }
+    lfs-rope .curve text { font-size: 22px; }
     lfs-rope .axis { display: flex; justify-content: space-between; font-size: 0.85rem; }
     lfs-rope .q { color: var(--lfs-query); stroke: var(--lfs-query); }
     lfs-rope .k { color: var(--lfs-key); stroke: var(--lfs-key); }
     lfs-rope label.q, lfs-rope label.k { font-weight: 600; }`;
+
+  const row = (hand, name) => `<div class="lfs-row"><label class="${hand === "m" ? "q" : "k"}" for="rope-${hand}">${name} at position</label>
+      <input id="rope-${hand}" type="range" min="0" max="${LAST}">
+      <span class="step"><button type="button" data-hand="${hand}" data-by="-1" aria-label="${name} one token back">−</button>
+      <output class="lfs-value ${hand}"></output>
+      <button type="button" data-hand="${hand}" data-by="1" aria-label="${name} one token on">+</button></span></div>`;
 
   const face = (i) => `<div class="face">
       <svg viewBox="-60 -60 120 120" aria-hidden="true">
@@ -54,36 +64,41 @@
       this.built = true;
       const options = Object.entries(KEYS).map(([value, [name]]) => `<option value="${value}">${name}</option>`);
       this.innerHTML = `<style>${css}</style><div class="lfs-widget">
-        <div class="lfs-row"><label class="q" for="rope-m">query at position</label>
-          <input id="rope-m" type="range" min="0" max="${LAST}" value="12"><output class="lfs-value m"></output></div>
-        <div class="lfs-row"><label class="k" for="rope-n">key at position</label>
-          <input id="rope-n" type="range" min="0" max="${LAST}" value="8"><output class="lfs-value n"></output></div>
+        ${row("m", "query")}${row("n", "key")}
         <div class="choice">
           <label><input id="rope-lock" type="checkbox">keep the distance</label>
           <label>key: <select id="rope-key" aria-label="which key">${options.join("")}</select></label>
         </div>
-        <div class="faces">${THETA.map((_, i) => face(i)).join("")}</div>
         <div class="total"><span>distance <output class="lfs-value distance"></output></span>
           <span>score, the sum of the eight <output class="lfs-value sum"></output></span></div>
+        <div class="faces">${THETA.map((_, i) => face(i)).join("")}</div>
         <svg class="curve" viewBox="0 0 600 180" role="img"
              aria-label="The score against distance, a curve; the dot is the distance chosen above.">
           <line x1="0" x2="600" y1="90" y2="90" stroke="var(--lfs-faint)" stroke-width="2"/>
           <path class="wave" fill="none" stroke="var(--lfs-position)" stroke-width="2.5" vector-effect="non-scaling-stroke"/>
           <circle r="10" fill="var(--lfs-ink)"/>
+          <text x="598" y="22" text-anchor="end">+${PAIRS}</text><text x="598" y="82" text-anchor="end">0</text>
+          <text x="598" y="176" text-anchor="end">−${PAIRS}</text>
         </svg>
         <div class="axis"><span>distance 0</span><span>${LAST} tokens</span></div>
-        <p class="lfs-note">Blue: the query. Orange, dashed: the key. Hands start where the query and key point before turning.
-          The curve is the score at each distance; drag on it to choose one.</p>
+        <p class="lfs-note">Blue: the query. Orange, dashed: the key. A key lies at or before its query; one pushes the other along.
+          The curve is the score at each distance; drag on it to choose another (this lets go of a kept distance).</p>
       </div>`;
       const $ = (selector) => this.querySelector(selector);
       this.m = $("#rope-m");
       this.n = $("#rope-n");
       this.lock = $("#rope-lock");
       this.kind = $("#rope-key");
-      this.distance = 4;
       this.m.addEventListener("input", () => this.move(Number(this.m.value), Number(this.n.value), "m"));
       this.n.addEventListener("input", () => this.move(Number(this.m.value), Number(this.n.value), "n"));
       this.kind.addEventListener("change", () => this.draw());
+      for (const button of this.querySelectorAll(".step button")) {
+        const { hand, by } = button.dataset;
+        button.addEventListener("click", () => {
+          this[hand].value = Number(this[hand].value) + Number(by);
+          this.move(Number(this.m.value), Number(this.n.value), hand);
+        });
+      }
       const curve = $(".curve");
       const pick = (event) => {
         const box = curve.getBoundingClientRect();
@@ -93,10 +108,11 @@
       };
       curve.addEventListener("pointerdown", (event) => {
         curve.setPointerCapture(event.pointerId);
+        this.lock.checked = false;
         pick(event);
       });
       curve.addEventListener("pointermove", (event) => event.buttons && pick(event));
-      this.set(12, 8);
+      this.set(28, 28 - PEAK);
     }
 
     // A key lies at or before its query: who is moved pushes the other along. Locked, both move together.
