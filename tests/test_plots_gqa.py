@@ -68,7 +68,7 @@ def test_mean_of_values_marks_the_mean():
 
 
 def test_scale_draws_each_curve():
-    largest = {name: [0.1, 0.2, 0.3] for name in ("√head_dim", "√n_heads", "nothing")}
+    largest = {name: [0.1, 0.2, 0.3] for name in ("÷ √head_dim", "÷ √n_heads", "undivided")}
     gqa.draw_scale([4, 8, 16], [4.1, 7.9, 16.2], largest)
     top, bottom = axes()
     assert list(top.lines[1].get_ydata()) == [4.1, 7.9, 16.2]
@@ -85,12 +85,14 @@ def test_decode_step_computes_one_row():
 def test_cache_sizes_stand_where_they_are():
     gqa.draw_cache_sizes({"a": (128.0, 512.0), "b": (512.0, 512.0)})
     (ax,) = axes()
-    assert [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o"] == [512, 128, 512, 512]
-    assert [text.get_text() for text in ax.texts] == ["128  ÷ 4", "512"]
+    assert [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o"][:4] == [512, 128, 512, 512]
+    number, factor, other = ax.texts[:3]
+    assert [x.get_text() for x in (number, factor, other)] == ["128", "÷ 4", "512"]
+    assert number.get_position()[0] < 128 and factor.get_position()[0] > 512  # each beside its own circle
 
 
 def test_roofline_puts_decoding_on_the_slope():
-    gqa.draw_roofline([1, 8], 1e15, 2e12, (3000.0, "a prompt"))
+    gqa.draw_roofline([1, 8], [16], 1e15, 2e12, 3000.0)
     (ax,) = axes()
     points = {line.get_xdata()[0]: line.get_ydata()[0] for line in ax.lines if line.get_marker() == "o"}
     assert points == pytest.approx({1: 2.0, 8: 16.0})
@@ -98,9 +100,10 @@ def test_roofline_puts_decoding_on_the_slope():
 
 
 def test_decode_times_and_pooling_and_heads_are_drawn_as_given():
-    gqa.draw_decode_times([4, 2, 1], [1, 0.6, 0.3], [1, 0.5, 0.25])
-    assert list(axes()[0].lines[1].get_ydata()) == [1, 0.6, 0.3]
-    gqa.draw_pooling([3.5, 3.0], 3.2, {"untouched": 3.2, "mean of 3": 9.0})
+    gqa.draw_decode_times([4, 2, 1], [[2, 1, 3], [1.2] * 3, [0.6] * 3], [[2], [1.8], [1.5]], [1, 0.5, 0.25])
+    assert list(axes()[0].lines[1].get_ydata()) == pytest.approx([1, 0.6, 0.3])  # medians
+    assert list(axes()[0].lines[2].get_ydata()) == pytest.approx([1, 0.9, 0.75])
+    gqa.draw_pooling([3.5, 3.0], 3.2, {"untouched": 3.2, "mean": 9.0})
     assert [bar.get_height() for bar in axes()[0].patches] == pytest.approx([0.3, -0.2])
     assert [bar.get_width() for bar in axes()[1].patches] == [3.2, 9.0]
     numbers = torch.rand(5, 6)
@@ -116,3 +119,11 @@ def test_masks_and_groups_show_every_cell():
     weights = torch.rand(2, 3, 3)
     gqa.draw_group(weights, ["a", "b", "c"], ["head 0", "head 1"])
     assert torch.equal(torch.tensor(axes()[1].images[0].get_array()), weights[1])
+
+
+def test_bytes_written_counts_copies_and_not_views():
+    q, k = torch.randn(2, 8, 1, 16), torch.randn(2, 2, 64, 16)
+    assert gqa.bytes_written(lambda k: k.transpose(2, 3)[:, :1].unsqueeze(0), k) == 0
+    assert gqa.bytes_written(lambda k: k.repeat_interleave(4, dim=1), k) >= 4 * k.nbytes
+    # broadcast axes of a matrix product are copied out, silently
+    assert gqa.bytes_written(lambda q, k: q.unflatten(1, (2, 4)) @ k.unsqueeze(2).mT, q, k) > 4 * k.nbytes

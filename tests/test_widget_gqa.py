@@ -1,5 +1,6 @@
 """The figure that the reader drags in the chapter on grouped-query attention shows the package's numbers."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -51,7 +52,9 @@ def check(widget, config, tokens: int, batch: int, number: int) -> None:
     looked_up = 0 if config.tie_embeddings else config.vocab_size * config.dim
     step = (config.n_params - looked_up) * number + cache
     assert value(widget, "read") == pytest.approx(step / batch)
-    assert value(widget, "rate") == pytest.approx(3.35e12 / step)
+    gpus = math.ceil((config.n_params * number + cache) / 80e9)
+    assert value(widget, "rate") == pytest.approx(gpus * 3.35e12 / step)
+    assert ("80 GB (the line)" in widget.locator(".gqa-fit").inner_text()) == (gpus > 1)
     assert widget.locator("[data-id=token]").inner_text() == f"{cache // tokens // batch:,} B"
     shown = widget.locator("[data-id=cache]").inner_text().split()
     assert float(shown[0]) * {"MB": 1e6, "GB": 1e9, "TB": 1e12}[shown[1]] == pytest.approx(cache, rel=0.006)
@@ -68,7 +71,7 @@ def test_every_preset_counts_as_the_package_does(widget):
     for name in names[:-1]:
         choose(widget, name)
         config = PRESETS[name]
-        check(widget, config, min(config.max_seq_len, 8192), 1, 2)
+        check(widget, config, min(config.max_seq_len, 8192), 16, 2)  # the load stays when the model changes
         assert joins(widget) == [h // config.group_size for h in range(config.n_heads)]
 
 
@@ -100,10 +103,21 @@ def test_key_value_heads_always_divide_the_heads(widget):
 
 def test_one_head_can_be_asked(widget):
     choose(widget, "SmolLM2-135M")
+    assert widget.locator(".gqa-queries").inner_text() == "9 query heads"
+    assert widget.locator(".gqa-keys").inner_text() == "3 key heads"
     move(widget, "head", 7)
     assert "Query head 7 reads key/value head 7 // 3 = 2" in widget.locator(".gqa-reads").inner_text()
     widget.locator("[data-head='3']").click()
     assert "Query head 3 reads key/value head 3 // 3 = 1" in widget.locator(".gqa-reads").inner_text()
+
+
+def test_the_load_stays_when_the_model_changes(widget):
+    move(widget, "batch", 4)
+    move(widget, "context", 32768)
+    choose(widget, "Llama-2-7B")  # reads 4096 at most
+    check(widget, PRESETS["Llama-2-7B"], 4096, 4, 2)
+    choose(widget, "Llama-3.2-1B")
+    check(widget, PRESETS["Llama-3.2-1B"], 32768, 4, 2)
 
 
 def test_on_a_phone_nothing_sticks_out(browser, site):

@@ -1,7 +1,8 @@
 """What the chapter on grouped-query attention draws."""
 
+import statistics
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import torch
@@ -9,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patches import Polygon, Rectangle
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..attention import attention_weights, causal_mask
 from ..model import Llama
@@ -38,6 +40,29 @@ def look(model: Llama, tokens: Int[Tensor, "1 seq"]) -> tuple[Tensor, Tensor, Te
     return q, k, v, attention_weights(q, k, causal_mask(slots, len(slots)))
 
 
+class _Written(TorchDispatchMode):
+    """Adds up the bytes of every tensor that is made and is not a view of one of its inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n_bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        old = {x.untyped_storage().data_ptr() for x in args if isinstance(x, Tensor)}
+        for x in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(x, Tensor) and x.untyped_storage().data_ptr() not in old:
+                self.n_bytes += x.nbytes
+        return out
+
+
+def bytes_written(fn: Callable[..., Tensor], *args: Tensor) -> int:
+    """Bytes of all tensors that fn(*args) makes on its way, copies and tables of weights included."""
+    with _Written() as written:
+        fn(*args)
+    return written.n_bytes
+
+
 def draw_dial(n_heads: int, kv_heads: Sequence[int]) -> None:
     """For each number of key/value heads: which query head reads which, one layer."""
     names = {n_heads: "multi-head (MHA)", 1: "multi-query (MQA)"}
@@ -53,10 +78,10 @@ def draw_dial(n_heads: int, kv_heads: Sequence[int]) -> None:
             _box(ax, centre - 0.21, 0.2, COLOUR["key"], "k", width=0.4)
             _box(ax, centre + 0.21, 0.2, COLOUR["value"], "v", width=0.4)
         ax.text(-0.75, 0.9, "queries", ha="right", va="center", color=COLOUR["query"])
-        ax.text(-0.75, 0.2, "cache", ha="right", va="center", color=COLOUR["key"])
+        ax.text(-0.75, 0.2, "cache", ha="right", va="center")
         name = names.get(n_kv, "grouped-query (GQA)")
         ax.set_title(f"{name}: {n_kv} key/value head{'s' * (n_kv > 1)}, groups of {group}")
-        ax.set(xlim=(-2.3, n_heads - 0.4), ylim=(0, 1.12))
+        ax.set(xlim=(-2.5, n_heads - 0.4), ylim=(0, 1.12))
         ax.axis("off")
     plt.show()
 
@@ -122,11 +147,11 @@ def draw_scale(
         ha="right",
     )
     top.set(xscale="log", yscale="log", ylabel="variance of q·k", title="a longer dot product spreads wider")
-    styles = {"√head_dim": COLOUR["query"], "√n_heads": COLOUR["position"], "nothing": COLOUR["key"]}
+    styles = {"÷ √head_dim": COLOUR["theory"], "÷ √n_heads": COLOUR["residual"], "undivided": COLOUR["real"]}
     for name, values in largest.items():
         bottom.plot(head_dims, values, "o-", color=styles[name])
         bottom.annotate(
-            f"÷ {name}" if name != "nothing" else "undivided",
+            name,
             (head_dims[-1], values[-1]),
             xytext=(8, -4),
             textcoords="offset points",
@@ -137,7 +162,7 @@ def draw_scale(
         ylim=(0, 1),
         xlabel="head_dim (numbers in one head)",
         ylabel="largest of 64 weights",
-        title="so without the right divisor, one key takes all",
+        title="so one key takes more and more, unless …",
     )
     bottom.set_xticks(head_dims, head_dims)
     bottom.set_xlim(right=head_dims[-1] * 2.6)
@@ -160,84 +185,109 @@ def draw_decode_step(n_tokens: int) -> None:
             ax.add_patch(box)
             label_colour = "white" if new else colour
             ax.text(key + 0.5, 0.4 - offset, f"${letter}_{key}$", ha="center", va="center", color=label_colour)
-    ax.text(-0.3, last + 0.5, f"$q_{last}$, new", ha="right", va="center", color=COLOUR["query"])
-    ax.text(-0.3, 2.5, "finished rows,\nnever needed again", ha="right", va="center", color=COLOUR["residual"])
+    for row in range(last):
+        ax.text(-0.2, row + 0.5, f"$q_{row}$", ha="right", va="center", color=COLOUR["residual"])
+    ax.text(-0.2, last + 0.5, f"new $q_{last}$", ha="right", va="center", color=COLOUR["query"])
+    ax.text(-1.3, last / 2, "finished rows,\nnever needed\nagain", ha="right", va="center", color=COLOUR["residual"])
     ax.text(-0.3, -1.45, "read from\nthe cache", ha="right", va="center", color=COLOUR["key"])
     ax.text(n_tokens + 0.2, -1.45, "filled:\nnew", ha="left", va="center")
-    ax.set(xlim=(-3.9, n_tokens + 1.5), ylim=(n_tokens + 0.1, -2.5), aspect="equal")
+    ax.set(xlim=(-4.6, n_tokens + 1.7), ylim=(n_tokens + 0.1, -2.5), aspect="equal")
     ax.axis("off")
     plt.show()
 
 
-def draw_cache_sizes(kib_per_token: Mapping[str, tuple[float, float]]) -> None:
-    """KiB that one token keeps: as released (filled circle), with one key/value head per query head (open circle)."""
-    figure, ax = plt.subplots(figsize=(WIDTH, 0.36 * len(kib_per_token) + 0.9))
-    for y, (released, multi_head) in enumerate(kib_per_token.values()):
+def draw_cache_sizes(kb_per_token: Mapping[str, tuple[float, float]]) -> None:
+    """kB that one token keeps: as released (filled circle), with one key/value head per query head (open circle)."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 0.36 * len(kb_per_token) + 1.3))
+    open_circle = {"marker": "o", "ls": "", "mfc": "white", "mec": COLOUR["theory"], "mew": 2, "ms": 8}
+    filled = {"marker": "o", "ls": "", "color": COLOUR["key"], "ms": 9}
+    for y, (released, multi_head) in enumerate(kb_per_token.values()):
         ax.plot([released, multi_head], [y, y], color=COLOUR["theory"], lw=3, zorder=1)
-        ax.plot(multi_head, y, "o", mfc="white", mec=COLOUR["theory"], mew=2, ms=8)
-        ax.plot(released, y, "o", color=COLOUR["key"], ms=9)
-        saved = f"  ÷ {multi_head / released:.0f}" if multi_head > released else ""
-        ax.text(multi_head * 1.25, y, f"{released:.4g}{saved}", va="center")
-    ax.set_yticks(range(len(kib_per_token)), list(kib_per_token))
-    ax.invert_yaxis()
-    ax.set(xscale="log", xlabel="KiB of cache per token, 2 bytes a number (log scale)", xlim=(12, 90_000))
+        ax.plot(multi_head, y, **open_circle)
+        ax.plot(released, y, **filled)
+        ax.text(released / 1.3, y, f"{released:.0f}", va="center", ha="right", color=COLOUR["key"])
+        if multi_head > released:
+            ax.text(multi_head * 1.3, y, f"÷ {multi_head / released:.0f}", va="center")
+    # What the two circles mean, above the first row.
+    for x, style, label in ((10, filled, "as released"), (300, open_circle, "if K were H")):
+        ax.plot(x, -1.4, **style)
+        ax.text(x * 1.3, -1.4, label, va="center")
+    ax.set_yticks(range(len(kb_per_token)), list(kb_per_token))
+    ax.set(xscale="log", xlabel="kB of cache per token (log scale)", xlim=(6, 14_000))
+    ax.set_ylim(len(kb_per_token) - 0.4, -2)
     plt.show()
 
 
 def draw_roofline(
-    intensities: Sequence[int | float], peak_flops: float, bandwidth: float, prefill: tuple[float, str]
+    groups: Sequence[int],
+    batches: Sequence[int],
+    peak_flops: float,
+    bandwidth: float,
+    prompt: float,
 ) -> None:
-    """The roof of one accelerator: decode attention by group size on its slope, one prefill on its flat part."""
+    """The roof of one accelerator. In FLOP per byte: attention to a cache has its group size, a matrix of weights the
+    number of conversations (2-byte numbers); `prompt` is the attention of a whole prompt.
+    """
     ridge = peak_flops / bandwidth
-    figure, ax = plt.subplots(figsize=(WIDTH, 3.9))
+    figure, ax = plt.subplots(figsize=(WIDTH, 4.3))
     xs = [0.5, ridge, 4096]
     ax.plot(xs, [min(peak_flops, x * bandwidth) / 1e12 for x in xs], color=COLOUR["theory"], lw=4)
-    for x in intensities:
-        y = x * bandwidth / 1e12
-        ax.plot(x, y, "o", color=COLOUR["key"], ms=8)
-        ax.annotate(f"G = {x:.0f}", (x, y), xytext=(9, -7), textcoords="offset points", color=COLOUR["key"])
-    ax.plot(prefill[0], peak_flops / 1e12, "s", color=COLOUR["query"], ms=8)
+    for points, letter, colour, offset, side in (
+        (groups, "G", COLOUR["key"], (9, -9), "left"),
+        (batches, "B", COLOUR["residual"], (-9, 3), "right"),
+    ):
+        for x in points:
+            y = x * bandwidth / 1e12
+            ax.plot(x, y, "o" if letter == "G" else "D", color=colour, ms=8 if letter == "G" else 5)
+            ax.annotate(f"{letter} = {x}", (x, y), xytext=offset, textcoords="offset points", color=colour, ha=side)
+    ax.plot(prompt, peak_flops / 1e12, "s", color=COLOUR["query"], ms=8)
     ax.annotate(
-        prefill[1],
-        (prefill[0], peak_flops / 1e12),
-        xytext=(0, -24),
+        "a prompt",
+        (prompt, peak_flops / 1e12),
+        xytext=(0, -20),
         textcoords="offset points",
         color=COLOUR["query"],
         ha="center",
     )
     ax.axvline(ridge, color=COLOUR["faint"], ls="--", zorder=0)
-    ax.text(ridge * 0.9, 1.3, f"ridge: {ridge:.0f}", rotation=90, ha="right", color=COLOUR["residual"])
-    ax.text(0.55, 8, "memory sets the pace", rotation=36, color=COLOUR["theory"], va="bottom")
-    ax.text(ridge, peak_flops / 1e12 * 1.35, "arithmetic sets the pace", color=COLOUR["theory"], ha="center")
+    ax.text(ridge * 1.15, 1.3, f"corner: {ridge:.0f}", color=COLOUR["residual"])
+    ax.text(0.5, 600, "memory sets\nthe pace", color=COLOUR["theory"], va="center")
+    ax.text(ridge, peak_flops / 1e12 * 1.5, "arithmetic sets the pace", color=COLOUR["theory"], ha="center")
     ax.set(
         xscale="log",
         yscale="log",
-        ylim=(1, 3500),
+        xlim=(0.4, 9000),
+        ylim=(1, 4000),
         xlabel="arithmetic intensity (FLOP per byte read)",
         ylabel="attainable TFLOP/s",
     )
     plt.show()
 
 
-def draw_decode_times(kv_heads: Sequence[int], measured: Sequence[int | float], counted: Sequence[int | float]) -> None:
-    """Time of one decode step's attention and bytes it reads, both relative to multi-head attention."""
-    figure, ax = plt.subplots(figsize=(WIDTH, 3.4))
+def draw_decode_times(
+    kv_heads: Sequence[int],
+    grouped: Sequence[Sequence[int | float]],
+    one_by_one: Sequence[Sequence[int | float]],
+    counted: Sequence[int | float],
+) -> None:
+    """Times of one decode step's attention, several runs for each number of key/value heads, over the median at the
+    first; and the bytes it reads, as a fraction of the first.
+    """
+    figure, ax = plt.subplots(figsize=(WIDTH, 3.8))
     ax.plot(kv_heads, counted, color=COLOUR["theory"], lw=5, alpha=0.6)
-    ax.plot(kv_heads, measured, "o-", color=COLOUR["real"])
-    ax.annotate(
-        "bytes read, counted",
-        (kv_heads[1], counted[1]),
-        xytext=(-2, -26),
-        textcoords="offset points",
-        color=COLOUR["theory"],
+    ax.annotate("bytes, counted", (kv_heads[-1], counted[-1]), xytext=(8, -4), textcoords="offset points")
+    styles = (
+        (grouped, "o-", COLOUR["key"], "a group at a time"),
+        (one_by_one, "s--", COLOUR["real"], "a head at a time"),
     )
-    ax.annotate("time, measured", (kv_heads[2], measured[2]), xytext=(-6, 16), textcoords="offset points", ha="right")
-    ax.set(
-        xscale="log",
-        yscale="log",
-        xlabel="n_kv_heads (of 32 query heads)",
-        ylabel="relative to multi-head",
-    )
+    for runs, style, colour, label in styles:
+        one = statistics.median(runs[0])
+        middle = [statistics.median(times) / one for times in runs]
+        ax.plot(kv_heads, middle, style, color=colour)
+        ax.vlines(kv_heads, [min(times) / one for times in runs], [max(times) / one for times in runs], color=colour)
+        ax.annotate(label, (kv_heads[-1], middle[-1]), xytext=(8, -4), textcoords="offset points", color=colour)
+    ax.set(xscale="log", yscale="log", xlabel="n_kv_heads (of 32 query heads)", ylabel="over the median at K = 32")
+    ax.set_xlim(kv_heads[0] * 1.2, kv_heads[-1] / 8)  # many heads on the left: the dial is turned down to the right
     ax.set_xticks(kv_heads, kv_heads)
     ax.set_yticks([1, 1 / 4, 1 / 16], ["1", "1/4", "1/16"])
     ax.minorticks_off()
@@ -271,13 +321,14 @@ def draw_group(weights: Float[Tensor, "group seq seq"], words: Sequence[str], ti
     """The attention maps of the query heads of one group, one below the other."""
     figure, axes = plt.subplots(len(weights), 1, figsize=(WIDTH, 3.3 * len(weights) + 0.8), sharex=True)
     for ax, map_, title in zip(axes, weights, titles, strict=True):
-        ax.imshow(map_.numpy(), cmap=WEIGHTS, vmin=0, vmax=1, aspect="auto")
+        image = ax.imshow(map_.numpy(), cmap=WEIGHTS, vmin=0, vmax=1, aspect="auto")
         ax.set_yticks(range(len(words)), words)
         ax.tick_params(length=0)
         ax.set(title=title, ylabel="this token asks …" if ax is axes[0] else "")
         ax.spines[:].set_color(COLOUR["faint"])
     axes[-1].set_xticks(range(len(words)), words, rotation=90)
     axes[-1].set_xlabel("… and looks here")
+    figure.colorbar(image, ax=list(axes), location="bottom", shrink=0.7, aspect=30, label="weight")
     plt.show()
 
 
@@ -298,17 +349,18 @@ def draw_heads(panels: Mapping[str, Float[Tensor, "layers heads"]], group: int) 
 
 
 def draw_pooling(one_layer: Sequence[int | float], reference: float, every_layer: Mapping[str, float]) -> None:
-    """Loss after pooling the heads of a single layer (left), and of all layers in several ways (right)."""
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(WIDTH, 5.4), height_ratios=[1.4, 1])
+    """Loss after pooling the heads of a single layer (top), and of all layers in several ways (bottom)."""
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(WIDTH, 5.8), height_ratios=[1.2, 1])
     top.bar(range(len(one_layer)), [x - reference for x in one_layer], color=COLOUR["key"])
     top.axhline(0, color=COLOUR["real"], lw=1)
     top.set(title="one layer pooled, the others untouched", xlabel="layer", ylabel="loss added (nats/token)")
+    top.set_xticks(range(0, len(one_layer), 5))
     names = list(every_layer)
-    colours = [COLOUR["key"] if " of " in name else COLOUR["faint"] for name in names]
+    colours = [COLOUR["faint"] if name in ("untouched", "guessing") else COLOUR["key"] for name in names]
     bottom.barh(names, list(every_layer.values()), color=colours, height=0.6)
     for y, value in enumerate(every_layer.values()):
         bottom.text(value + 0.1, y, f"{value:.2f}", va="center")
     bottom.invert_yaxis()
     bottom.set(title="all layers pooled, no further training", xlabel="loss (nats/token)")
-    bottom.set_xlim(0, max(every_layer.values()) * 1.15)
+    bottom.set_xlim(0, max(every_layer.values()) * 1.2)
     plt.show()

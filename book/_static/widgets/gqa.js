@@ -33,8 +33,10 @@
   const count = (n) => (n >= 1e9 ? `${(n / 1e9).toPrecision(3)} G` : n >= 1e6 ? `${(n / 1e6).toPrecision(3)} M` : grouped(n));
 
   const STYLE = `
-    lfs-gqa .gqa-kv input[type="range"] { accent-color: var(--lfs-key); }
-    lfs-gqa .gqa-head input[type="range"] { accent-color: var(--lfs-query); }
+    lfs-gqa .lfs-widget .gqa-kv input[type="range"] { accent-color: var(--lfs-key); }
+    lfs-gqa .lfs-widget .gqa-head input[type="range"] { accent-color: var(--lfs-query); }
+    lfs-gqa .gqa-names { display: flex; flex-wrap: wrap; gap: 0 1.2rem; justify-content: space-between; }
+    lfs-gqa .gqa-names b { font-weight: 600; }
     lfs-gqa .lfs-row > select { grid-column: 2 / -1; }
     lfs-gqa .lfs-widget svg { margin: .5rem 0 0; width: 100%; }
     lfs-gqa .gqa-reads { min-height: 1.4em; }
@@ -58,16 +60,18 @@
         <div class="lfs-widget" role="group" aria-label="Grouped-query attention, counted">
           <div class="lfs-row"><label for="gqa-preset">start from</label><select id="gqa-preset" name="preset">
             ${Object.keys(PRESETS).map((name) => `<option>${name}</option>`).join("")}<option hidden>your own</option></select></div>
-          ${this.slider("n_kv_heads", "gqa-kv")}
+          <p class="gqa-names"><b class="gqa-queries" style="color:var(--lfs-query)"></b><small>tap a query head</small></p>
           <svg role="img"></svg>
-          ${this.slider("head", "gqa-head")}
+          <p class="gqa-names"><b class="gqa-keys" style="color:var(--lfs-key)"></b><b class="gqa-values" style="color:var(--lfs-value)"></b></p>
           <p class="gqa-reads" aria-live="polite"></p>
-          ${this.slider("context")}${this.slider("batch")}
+          ${this.slider("n_kv_heads", "gqa-kv")}
+          <p class="gqa-sizes"></p>
           <div class="gqa-bar" aria-hidden="true"><div class="gqa-weights"></div><div class="gqa-cache"></div><i></i></div>
           <p class="gqa-fit" aria-live="polite"></p>
+          ${this.slider("batch")}${this.slider("context")}
           <table><tbody></tbody></table>
           <details><summary>change the model itself</summary>
-            ${this.slider("n_heads")}${this.slider("head_dim")}${this.slider("n_layers")}
+            ${this.slider("head", "gqa-head")}${this.slider("n_heads")}${this.slider("head_dim")}${this.slider("n_layers")}
             <div class="lfs-row"><label for="gqa-precision">precision</label><select id="gqa-precision" name="precision">
               <option value="4">fp32, 4 bytes</option><option value="2" selected>bf16, 2 bytes</option>
               <option value="1">fp8 or int8, 1 byte</option></select></div>
@@ -83,6 +87,7 @@
         this.update("head");
       });
       addEventListener("resize", () => this.draw());
+      this.wanted = 8192; // tokens of context
       this.input("preset").value = "Llama-3-8B";
       this.preset("Llama-3-8B");
     }
@@ -96,7 +101,9 @@
     preset(name) {
       const [vocab, dim, layers, heads, kv, ffn, context, tied] = PRESETS[name];
       this.rest = { vocab, ffn, tied }; // what the sliders leave alone
-      this.values = { n_heads: heads, n_kv_heads: kv, head_dim: dim / heads, n_layers: layers, context: Math.min(context, 8192), batch: 1, head: Math.min(5, heads - 1) };
+      // The load stays, so that models can be compared: what was asked for, as far as this model can read.
+      const tokens = Math.min(context, this.wanted);
+      this.values = { n_heads: heads, n_kv_heads: kv, head_dim: dim / heads, n_layers: layers, context: tokens, batch: this.values?.batch ?? 16, head: Math.min(5, heads - 1) };
       this.place();
     }
 
@@ -118,6 +125,7 @@
       if (name === "precision") return this.draw();
       const v = this.values;
       v[name] = this.choices(name)[Number(this.input(name).value)];
+      if (name === "context") this.wanted = v.context;
       if (["n_heads", "head_dim", "n_layers", "n_kv_heads"].includes(name)) this.input("preset").value = "your own";
       if (name === "n_heads") {
         // the nearest number of key/value heads that divides the new number of query heads
@@ -136,7 +144,8 @@
       const cache = token * v.context * v.batch, weights = params * size;
       // For one step: a separate embedding table is looked up, not read; a tied one is read, as the last projection.
       const step = weights - (tied ? 0 : vocab * dim * size) + cache;
-      return { group: v.n_heads / v.n_kv_heads, q, k, params, token, cache, weights, read: step / v.batch, rate: BANDWIDTH / step };
+      const gpus = Math.ceil((weights + cache) / GPU);
+      return { group: v.n_heads / v.n_kv_heads, q, k, params, token, cache, weights, gpus, read: step / v.batch, rate: (gpus * BANDWIDTH) / step };
     }
 
     draw() {
@@ -155,18 +164,23 @@
       this.querySelector(".gqa-weights").style.width = `${c.weights * scale}%`;
       this.querySelector(".gqa-cache").style.width = `${c.cache * scale}%`;
       this.querySelector(".gqa-bar i").style.left = `${GPU * scale}%`; // where the GPU is full
-      const gpus = Math.ceil((c.weights + c.cache) / GPU);
+      const gpus = c.gpus;
+      const heads = (n, what) => `${n} ${what}${n === 1 ? "" : "s"}`;
+      this.querySelector(".gqa-queries").textContent = heads(v.n_heads, "query head");
+      this.querySelector(".gqa-keys").textContent = heads(v.n_kv_heads, "key head");
+      this.querySelector(".gqa-values").textContent = heads(v.n_kv_heads, "value head");
+      this.querySelector(".gqa-sizes").innerHTML =
+        `Parameters, all layers: <span data-id="q" data-value="${c.q}">${count(c.q)}</span> each in q_proj and o_proj, ` +
+        `<span data-id="k" data-value="${c.k}">${count(c.k)}</span> each in k_proj and v_proj.`;
       this.querySelector(".gqa-fit").textContent =
-        `Weights (grey) ${bytes(c.weights)} and cache (orange) ${bytes(c.cache)}: ` +
-        (gpus === 1 ? `${Math.round((100 * (c.weights + c.cache)) / GPU)} % of one GPU of 80 GB.` : `too much for one GPU of 80 GB (the line); it takes ${gpus}.`);
+        `Parameters (grey) ${bytes(c.weights)} and cache (orange) ${bytes(c.cache)}: ` +
+        (gpus === 1 ? `${Math.round((100 * (c.weights + c.cache)) / GPU)} % of one GPU of 80 GB.` : `too much for one GPU of 80 GB (the line); it takes at least ${gpus}.`);
 
       const rows = [
         ["token", "cache per token", `${grouped(c.token)} B`, `2 · ${v.n_layers} layers · ${v.n_kv_heads} heads · ${v.head_dim} · ${this.input("precision").value} B`, c.token],
         ["cache", "cache in all", bytes(c.cache), c.group > 1 ? `${c.group} × smaller than multi-head` : "as large as it gets", c.cache],
-        ["read", "read per token written", bytes(c.read), "the weights are shared by the batch, the cache is not", c.read],
-        ["rate", "tokens/s in each conversation, at most", c.rate >= 100 ? grouped(c.rate) : c.rate.toPrecision(3), "if memory gives 3.35 TB/s", c.rate],
-        ["q", "q_proj, and the same for o_proj", count(c.q), "parameters, all layers", c.q],
-        ["k", "k_proj, and the same for v_proj", count(c.k), "parameters, all layers", c.k],
+        ["read", "read per token written", bytes(c.read), "the parameters are shared by all conversations, the cache is not", c.read],
+        ["rate", "tokens/s in each conversation, at most", c.rate >= 100 ? grouped(c.rate) : c.rate.toPrecision(3), gpus === 1 ? "all read once per token, at 3.35 TB/s" : `all read once per token, by ${gpus} GPUs at 3.35 TB/s each, nothing lost between them`, c.rate],
         ["params", "parameters of the model", count(c.params), "feed-forward width and vocabulary as in the model you started from", c.params],
       ];
       this.querySelector("tbody").innerHTML = rows
