@@ -249,7 +249,7 @@ def draw_roofline(
         color=COLOUR["query"],
         ha="center",
     )
-    ax.axvline(ridge, color=COLOUR["faint"], ls="--", zorder=0)
+    ax.plot([ridge, ridge], [1, peak_flops / 1e12], color=COLOUR["faint"], ls="--", zorder=0)
     ax.text(ridge * 1.15, 1.3, f"corner: {ridge:.0f}", color=COLOUR["residual"])
     ax.text(0.5, 600, "memory sets\nthe pace", color=COLOUR["theory"], va="center")
     ax.text(ridge, peak_flops / 1e12 * 1.5, "arithmetic sets the pace", color=COLOUR["theory"], ha="center")
@@ -286,7 +286,7 @@ def draw_decode_times(
         ax.plot(kv_heads, middle, style, color=colour)
         ax.vlines(kv_heads, [min(times) / one for times in runs], [max(times) / one for times in runs], color=colour)
         ax.annotate(label, (kv_heads[-1], middle[-1]), xytext=(8, -4), textcoords="offset points", color=colour)
-    ax.set(xscale="log", yscale="log", xlabel="n_kv_heads (of 32 query heads)", ylabel="over the median at K = 32")
+    ax.set(xscale="log", yscale="log", xlabel="n_kv_heads (of 32 query heads)", ylabel="time (1: median at the left)")
     ax.set_xlim(kv_heads[0] * 1.2, kv_heads[-1] / 8)  # many heads on the left: the dial is turned down to the right
     ax.set_xticks(kv_heads, kv_heads)
     ax.set_yticks([1, 1 / 4, 1 / 16], ["1", "1/4", "1/16"])
