@@ -28,6 +28,10 @@ def low_inside(x, g, eps):
     return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + eps) * low
 
 
+def no_float(x, g, eps):
+    return (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * g).to(x.dtype)
+
+
 def std(x):
     return x.var(-1, unbiased=False, keepdim=True)
 
@@ -45,6 +49,21 @@ def backward(up, x, g, eps, scale=1.0, sign=1.0, gain_first=True, gain_last=Fals
     return result * (inverse if divide else 1) * (g if gain_last else 1)
 
 
+def exact_projection(up, x, g, eps):
+    inverse, _, u, _ = parts(up, x, g, eps)
+    return inverse * (u - x * (u * x).sum(-1, keepdim=True) / x.pow(2).sum(-1, keepdim=True))
+
+
+def x_for_unit(up, x, g, eps):
+    inverse, _, u, _ = parts(up, x, g, eps)
+    return inverse * (u - x * (u * x).mean(-1, keepdim=True))
+
+
+def no_dim(up, x, g, eps):
+    inverse, unit, u, _ = parts(up, x, g, eps)
+    return inverse * (u - unit * (u * unit).mean())
+
+
 def by_autograd(up, x, g, eps):
     x = x.clone().requires_grad_()
     y = F.rms_norm(x, x.shape[-1:], g, eps)
@@ -58,14 +77,19 @@ def pair(names):
 WRONG = pair(
     {
         "by_hand": [
-            ([0.0] * 4, "not x divided"),
+            ([0.0] * 4, "still the stub"),
+            ([1.0, 2, 3, 4], "not x divided"),
+            ([3 / 6.5, 4 / 6.5, 12 / 6.5, 0], "a sign is lost"),
+            (X / (169 / 3) ** 0.5, "three numbers"),
+            ([0.5, -0.6, 1.8, 0.0], "one decimal"),
             ([1.0, 2.0], "shape [2]"),
             (F.layer_norm(X, (4,)), "LayerNorm"),
             (X / 13, "sum of squares"),
             (X / 42.25, "not by its root"),
             (X / std(X).sqrt(), "standard deviation"),
             (X / 4.75, "absolute values"),
-            (["a"], "ValueError"),
+            (["a"], "Give four numbers"),
+            ("3/6.5, -4/6.5", "Give four numbers"),
         ],
         "rms_norm": [
             (lambda x, g, eps: None, "returns None"),
@@ -73,7 +97,12 @@ WRONG = pair(
             (lambda x, g, eps: x[0], "has shape [7, 16]"),
             (lambda x, g, eps: x / 0, "inf or nan"),
             (lambda x, g, eps: x @ g[:3], "stopped"),
-            (lambda x, g, eps: x, "the numbers differ"),
+            (lambda x, g, eps: x, "still the stub"),
+            (lambda x, g, eps: 3 * x, "the numbers differ"),
+            (lambda x, g, eps: x * torch.rsqrt(x.pow(2).mean(-1) + eps) * g, "keepdim=True"),
+            (lambda x, g, eps: x / x.norm(dim=-1, keepdim=True) * g, "x.norm() is the root of the sum"),
+            (lambda x, g, eps: right(x, 1, 0.0), "eps and weight are missing"),
+            (lambda x, g, eps: x * (x.pow(2).mean(-1, keepdim=True) + eps).sqrt() * g, "multiplied by the root"),
             (in_place, "changes its input"),
             (lambda x, g, eps: right(x, 1, eps), "weight is not used"),
             (lambda x, g, eps: right(x, 1 + g, eps), "Gemma"),
@@ -93,9 +122,11 @@ WRONG = pair(
             (lambda x, g, eps: divided(x, x.pow(2).mean(), eps) * g, "whole tensor"),
             (lambda x, g, eps: right(x.float(), g, eps), "the result is float32"),
             (low_inside, "work in fp32"),
+            (no_float, "in float16 a square overflows"),
         ],
         "eps": [
-            (1.0, "keeps"),
+            (1.0, "still the stub"),
+            (0.5, "keeps"),
             (-1.0, "above 0"),
             (float("nan"), "above 0"),
             (4.926e-4, "mean square"),
@@ -105,7 +136,7 @@ WRONG = pair(
             ("small", "ValueError"),
         ],
         "fold": [
-            (lambda w, g: w, "unchanged"),
+            (lambda w, g: w, "still the stub"),
             (lambda w, g: w * g[:, None], "scales the outputs"),
             (lambda w, g: w / g, "multiply"),
             (lambda w, g: w.T, "is not linear(x * gain, matrix)"),
@@ -113,13 +144,18 @@ WRONG = pair(
             (lambda w, g: w * (g if w.shape[0] == 6 else 1), "3 rows"),
         ],
         "centre": [
-            (lambda w: w, "unchanged"),
+            (lambda w: w, "still the stub"),
             (lambda w: w - w.mean(1, keepdim=True), "mean over the inputs"),
             (lambda w: w - w.mean(), "one number"),
             (lambda w: 2 * w, "not removed"),
         ],
         "backward": [
-            (lambda *a: a[0], "autograd finds another"),
+            (lambda *a: a[0], "still the stub"),
+            (lambda *a: 2 * a[0], "autograd finds another"),
+            (lambda *a: backward(*a[:3], 0.0), "eps is left out"),
+            (exact_projection, "only for eps = 0"),
+            (x_for_unit, "in the place of"),
+            (no_dim, "whole tensor"),
             (lambda *a: parts(*a)[2] * parts(*a)[0], "as a constant"),
             (lambda *a: backward(*a, gain_first=False), "the gain is missing"),
             (lambda *a: backward(*a, gain_first=False, gain_last=True), "applied last"),

@@ -12,6 +12,10 @@ from .verdict import NotYet, exercise, tensor_of
 EPS = 1e-5
 
 
+def _stub() -> NotYet:
+    return NotYet("this is still the stub", "Replace its body, run the cell again and read the verdict.")
+
+
 def _close(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:
     return torch.allclose(a.double(), b.double(), rtol=tolerance, atol=tolerance)
 
@@ -23,11 +27,19 @@ def _seeded() -> torch.Generator:
 @exercise
 def check_by_hand(answer: object) -> str:
     """answer: RMSNorm of [3, -4, 12, 0], four numbers with at least two right decimals."""
-    y = torch.as_tensor(answer, dtype=torch.float64)
+    try:
+        y = torch.as_tensor(answer, dtype=torch.float64)
+    except (TypeError, ValueError):
+        raise NotYet(
+            f"the answer is {answer!r}", "Give four numbers with two decimals, without quotation marks."
+        ) from None
     if tuple(y.shape) != (4,):
         raise NotYet(f"the answer has shape {list(y.shape)}", "Give four numbers, one for each feature.")
+    if not y.any():
+        raise _stub()
     x = torch.tensor([3.0, -4.0, 12.0, 0.0], dtype=torch.float64)
     square = x.pow(2).mean()  # 42.25
+    right = x / square.sqrt()
     mistakes = {
         "the mean 2.75 is subtracted, which is LayerNorm": (x - x.mean()) / x.std(unbiased=False),
         "the vector has length 1: it is divided by the root of the sum of squares, 13": x / x.norm(),
@@ -35,8 +47,12 @@ def check_by_hand(answer: object) -> str:
         "the numbers are divided by the standard deviation, whose square leaves out the mean": x
         / x.std(unbiased=False),
         "the numbers are divided by the mean of the absolute values, 4.75": x / x.abs().mean(),
+        "a sign is lost: the square has none, and the −4 above the line keeps its own": right.abs(),
+        "the mean is taken over three numbers, and the 0 is a feature too": x / (x.pow(2).sum() / 3).sqrt(),
     }
-    if not _close(y, x / square.sqrt(), 5e-3):
+    if not _close(y, right, 5e-3):
+        if torch.equal(y, right.mul(10).round() / 10):
+            raise NotYet("this is right to one decimal", "Give two.")
         for because, wrong in mistakes.items():
             if _close(y, wrong, 5e-3):
                 raise NotYet(because, "Square the numbers, take their mean, take its root, divide by that.")
@@ -52,9 +68,19 @@ def check_rms_norm(fn: Callable[[Tensor, Tensor, float], Tensor]) -> str:
     g = torch.rand(16, generator=generator) + 0.5
     eps = 0.1  # large, so that its place shows
     before = x.clone()
-    y = tensor_of(fn(x, g, eps), x.shape)
+    try:
+        y = tensor_of(fn(x, g, eps), x.shape)
+    except RuntimeError as error:
+        if "must match the size" not in str(error):
+            raise
+        raise NotYet(
+            f"two shapes do not fit: {str(error).splitlines()[0]}",
+            "A mean over dim=-1 of [2, 7, 16] is [2, 7]; with `keepdim=True` it is [2, 7, 1] and fits.",
+        ) from None
     if not torch.equal(x, before):
         raise NotYet("your function changes its input", "Avoid `x *= ...` and other calls that write into x.")
+    if torch.equal(y, x):
+        raise _stub()
 
     square = x.pow(2)
     mean = square.mean(-1, keepdim=True)
@@ -79,6 +105,9 @@ def check_rms_norm(fn: Callable[[Tensor, Tensor, float], Tensor]) -> str:
             "in bfloat16 the errors are larger than rounding the result needs",
             "Start with `x.float()`, work in fp32 and round at the end.",
         )
+    large = (x * 400).half()  # numbers above 256, whose squares float16 cannot hold
+    if not _close(fn(large, g, EPS), F.rms_norm(large.double(), (16,), g.double(), EPS), 1e-2):
+        raise NotYet("in float16 a square overflows: 256² is more than 65,504", "Start with `x.float()`.")
     return "root mean square over the features, eps inside the root, fp32 inside, and the dtype kept."
 
 
@@ -107,11 +136,18 @@ def _rms_norm_mistake(y: Tensor, x: Tensor, g: Tensor, eps: float) -> tuple[str,
             "Add it to the mean square, then take the root.",
         ),
         (x / mean.sqrt() * g, "eps is missing", "Add it to the mean square, before the root."),
+        (x / mean.sqrt(), "eps and weight are missing", "Add eps before the root, and multiply by weight at the end."),
+        (x * (mean + eps).sqrt() * g, "x is multiplied by the root", "Divide by it, or multiply by `rsqrt`."),
         (x / (mean + eps) * g, "the root is missing", "Divide by the root of the mean square."),
         (
             x / (square.sum(-1, keepdim=True) + eps).sqrt() * g,
             "the squares are summed, not averaged",
             "Use their mean; else a wider model gets smaller numbers.",
+        ),
+        (
+            x / square.sum(-1, keepdim=True).sqrt() * g,
+            "the squares are summed, not averaged, and eps is missing",
+            "x.norm() is the root of the sum. Use the mean of the squares, and add eps before the root.",
         ),
         (
             x / (square.mean(1, keepdim=True) + eps).sqrt() * g,
@@ -135,6 +171,8 @@ def _rms_norm_mistake(y: Tensor, x: Tensor, g: Tensor, eps: float) -> tuple[str,
 def check_eps(answer: object) -> str:
     """answer: the RMS at which eps = 1e-5 makes the output 1 % shorter."""
     rms = float(answer)
+    if rms == 1:
+        raise _stub()
     if not (isfinite(rms) and rms > 0):
         raise NotYet(f"the answer is {answer!r}", "Give the root mean square as a number above 0.")
     right = 0.99 * sqrt(EPS / (1 - 0.99**2))  # 0.02220
@@ -174,7 +212,7 @@ def check_fold(fn: Callable[[Tensor, Tensor], Tensor]) -> str:
         if _close(folded, matrix / gain):
             raise NotYet("the columns are divided by the gain", "The layer must do the gain's work: multiply.")
         if _close(folded, matrix):
-            raise NotYet("the matrix is unchanged", "Multiply column j by gain j.")
+            raise _stub()
         raise NotYet(
             "linear(x, folded) is not linear(x * gain, matrix)", "Write out output i as a sum over the inputs j."
         )
@@ -198,7 +236,7 @@ def check_centre(fn: Callable[[Tensor], Tensor]) -> str:
         if _close(centred, matrix - matrix.mean()):
             raise NotYet("one number is removed everywhere", "Each column has a mean of its own.")
         if _close(centred, matrix):
-            raise NotYet("the matrix is unchanged", "Output i is a row. Remove the mean of the rows from every row.")
+            raise _stub()
         raise NotYet("the outputs' mean is not removed", "Write mean(W h) as one row vector times h.")
     return "all that this matrix writes has mean 0, and there LayerNorm and RMSNorm are one."
 
@@ -216,6 +254,7 @@ def check_backward(fn: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> str
     inverse = (x.pow(2).mean(-1, keepdim=True) + eps).rsqrt()
     n, unit, u = x.shape[-1], x * inverse, up * g
     along = (u * unit).sum(-1, keepdim=True)
+    bare = x.pow(2).mean(-1, keepdim=True).rsqrt()
     guesses = [
         (
             u * inverse,
@@ -240,12 +279,26 @@ def check_backward(fn: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> str
             "this is the backward pass of LayerNorm",
             "Nothing subtracted the mean on the way forward.",
         ),
+        (bare * (u - x * bare * (u * x * bare).mean(-1, keepdim=True)), "eps is left out", "Add it under the root."),
+        (
+            inverse * (u - x * (u * x).sum(-1, keepdim=True) / x.pow(2).sum(-1, keepdim=True)),
+            "all that points along x is taken away, which is right only for eps = 0",
+            "With eps, x̂ · x̂ is a little less than n: divide by n.",
+        ),
+        (inverse * (u - x * (u * x).mean(-1, keepdim=True)), "x stands in the place of x̂", "x̂ is x divided by r."),
+        (
+            inverse * (u - unit * (u * unit).mean()),
+            "the mean runs over the whole tensor",
+            "Each token has its own: use dim=-1, keepdim=True.",
+        ),
     ]
     if not _close(got, inverse * (u - unit * along / n), 1e-6):
+        if torch.equal(got, up):
+            raise _stub()
         for wrong, because, hint in guesses:
             if _close(got, wrong, 1e-6):
                 raise NotYet(because, hint)
         raise NotYet(
             "autograd finds another gradient", "Start from the Jacobian and multiply it from the left by grad_y."
         )
-    return "autograd finds the same gradient, and you need no stored copy of y."
+    return "autograd finds the same gradient. Beside x it takes one number per token from the way forward, 1/r."
