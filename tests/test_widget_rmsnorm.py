@@ -67,7 +67,7 @@ def test_a_factor_does_not_move_rmsnorm_and_a_shift_does_not_move_layernorm(widg
     press(widget, "× 2")
     assert numbers(widget, "y1", "y2") == pytest.approx(y, abs=1e-6)
     press(widget, "× ½")
-    press(widget, "+ 0.5")
+    press(widget, "+ 0.5 to both")
     assert numbers(widget, "layer1", "layer2") == pytest.approx(layer, abs=1e-6)
     assert numbers(widget, "y1", "y2") != pytest.approx(y, abs=0.05)
     check(widget)
@@ -87,8 +87,8 @@ def test_near_zero_eps_takes_length(widget):
 def test_what_does_not_fit_is_not_offered(widget):
     move(widget, "x1", 2.2)
     assert widget.get_by_role("button", name="× 2", exact=True).is_disabled()
-    assert widget.get_by_role("button", name="+ 0.5", exact=True).is_disabled()
-    assert widget.get_by_role("button", name="− 0.5", exact=True).is_enabled()
+    assert widget.get_by_role("button", name="+ 0.5 to both", exact=True).is_disabled()
+    assert widget.get_by_role("button", name="− 0.5 to both", exact=True).is_enabled()
 
 
 def test_drag_and_arrow_keys(widget, page):
@@ -117,7 +117,7 @@ def test_on_a_phone_it_fits_and_answers_to_touch(browser, site):
         box = widget.bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= page.viewport_size["width"]
         assert widget.evaluate("e => e.scrollWidth <= e.clientWidth")
-        widget.get_by_role("button", name="+ 0.5", exact=True).tap()
+        widget.get_by_role("button", name="+ 0.5 to both", exact=True).tap()
         check(widget)
         assert widget.locator(".handle").evaluate("e => getComputedStyle(e).touchAction") == "none"
         assert not log.all()

@@ -33,7 +33,11 @@
       lfs-rmsnorm svg { flex: 1 1 280px; min-width: 0; max-width: 390px; user-select: none; -webkit-user-select: none; }
       lfs-rmsnorm .side { flex: 1 1 240px; min-width: 0; }
       lfs-rmsnorm svg text { font-size: 16px; }
+      lfs-rmsnorm svg .tick { font-size: 14px; }
+      lfs-rmsnorm .hint { margin: 0 0 .4rem; }
       lfs-rmsnorm .handle { cursor: grab; touch-action: none; }
+      lfs-rmsnorm .handle, lfs-rmsnorm .handle:focus-visible { outline: none; }
+      lfs-rmsnorm .handle:focus-visible .ring { stroke: var(--lfs-key); stroke-width: 4; }
       lfs-rmsnorm .lfs-row { grid-template-columns: 4.6rem 1fr 3.9rem; margin: 0; }
       lfs-rmsnorm .lfs-row > input { grid-column: auto; grid-row: auto; }
       lfs-rmsnorm .buttons { display: flex; flex-wrap: wrap; gap: .4rem; margin: .5rem 0; }
@@ -42,13 +46,15 @@
       lfs-rmsnorm button:disabled { cursor: default; opacity: .45; }
       lfs-rmsnorm .norm { color: var(--lfs-normalised-text); font-weight: 600; }
     </style>
+    <p class="hint">Drag the grey dot x, or move the sliders. A button rests while its step would leave the drawing.</p>
     <div class="stage">
       <svg viewBox="-180 -180 360 360" role="group" aria-label="A plane with two features. The vector x can be dragged.">
         <g class="grid"></g>
         <line class="mean-line" x1="-172" y1="172" x2="172" y2="-172" stroke="var(--lfs-faint)" stroke-width="2" stroke-dasharray="6 5"/>
         <text x="132" y="-150" text-anchor="end">direction (1, 1)</text>
+        <text class="tick" x="176" y="18" text-anchor="end">feature 1</text>
+        <text class="tick" x="-6" y="-164" text-anchor="end">feature 2</text>
         <ellipse class="sphere" fill="none" stroke="var(--lfs-normalised)" stroke-width="1.6"/>
-        <line class="ray" stroke="var(--lfs-residual)" stroke-width="1.5" stroke-dasharray="2 4"/>
         <line class="move" stroke="var(--lfs-faint)" stroke-width="2"/>
         <line class="y-arm" x1="0" y1="0" stroke="var(--lfs-normalised)" stroke-width="3.5"/>
         <rect class="layer" width="13" height="13" fill="var(--lfs-paper)" stroke="var(--lfs-ink)" stroke-width="2.5"/>
@@ -71,8 +77,8 @@
         <div class="buttons">
           <button type="button" data-do="half">× ½</button>
           <button type="button" data-do="double">× 2</button>
-          <button type="button" data-do="shift">+ 0.5</button>
-          <button type="button" data-do="unshift">− 0.5</button>
+          <button type="button" data-do="shift">+ 0.5 to both</button>
+          <button type="button" data-do="unshift">− 0.5 to both</button>
           <button type="button" data-do="origin">near 0</button>
           <button type="button" data-do="reset">start again</button>
         </div>
@@ -129,7 +135,20 @@
           line.setAttribute("stroke-width", v === 0 ? 1.6 : 0.6);
           this.find(".grid").append(line);
         }
+        if (v === 0 || v === 2) continue; // at 2 stands the axis's name
+        this.tick(v, v * SCALE, 16, "middle");
+        this.tick(v, -5, -v * SCALE + 5, "end");
       }
+    }
+
+    tick(v, x, y, anchor) {
+      const text = document.createElementNS(SVG, "text");
+      text.setAttribute("class", "tick");
+      text.setAttribute("x", x);
+      text.setAttribute("y", y);
+      text.setAttribute("text-anchor", anchor);
+      text.textContent = show(v, 0);
+      this.find(".grid").append(text);
     }
 
     drag() {
@@ -172,16 +191,15 @@
       const [px, py] = at([s.x1, s.x2]);
       const [yx, yy] = at(n.y);
       const [lx, ly] = at(n.layer);
-      const far = 240 / Math.max(Math.hypot(px, py), 1e-9);
       this.place(".handle", { transform: `translate(${px} ${py})`, "aria-valuetext": pair([s.x1, s.x2]), "aria-valuenow": s.x1.toFixed(2) });
       this.place(".sphere", { rx: Math.SQRT2 * Math.abs(s.g1) * SCALE, ry: Math.SQRT2 * Math.abs(s.g2) * SCALE });
-      this.place(".ray", { x1: 0, y1: 0, x2: px * far, y2: py * far });
       this.place(".move", { x1: px, y1: py, x2: yx, y2: yy });
       this.place(".y-arm", { x2: yx, y2: yy });
       this.place(".y", { cx: yx, cy: yy });
       this.place(".layer", { x: lx - 6.5, y: ly - 6.5 });
-      this.label(".y-name", yx, yy);
-      this.label(".layer-name", lx, ly);
+      // x lies further out in the same direction, so the name of its image stands on the other side.
+      this.label(".y-name", yx, yy, yy < 0 ? 24 : -13);
+      this.label(".layer-name", lx, ly, ly < 0 ? -9 : 20);
       for (const input of this.querySelectorAll("input")) input.value = s[input.dataset.key];
       const shown = { x1: show(s.x1, 2), x2: show(s.x2, 2), log: n.eps.toExponential(0).replace("-", "−"), g1: show(s.g1, 2), g2: show(s.g2, 2) };
       for (const [key, text] of Object.entries(shown)) this.find(`[data-shown="${key}"]`).textContent = text;
@@ -195,9 +213,9 @@
       Object.assign(this.dataset, { x1: s.x1, x2: s.x2, eps: n.eps, y1: n.y[0], y2: n.y[1], layer1: n.layer[0], layer2: n.layer[1], rms: n.rms });
     }
 
-    label(selector, x, y) {
-      const right = x < 85; // keeps the words inside the drawing
-      this.place(selector, { x: x + (right ? 13 : -13), y: y + (y < 0 ? -9 : 20), "text-anchor": right ? "start" : "end" });
+    label(selector, x, y, dy) {
+      const right = x < 89; // keeps the words inside the drawing
+      this.place(selector, { x: x + (right ? 12 : -12), y: y + dy, "text-anchor": right ? "start" : "end" });
     }
   }
 
