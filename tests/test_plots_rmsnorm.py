@@ -50,7 +50,7 @@ def test_depths_are_in_the_order_of_execution(seen):
 
 
 def test_levels(seen, figure):
-    levels = draw.levels(seen)
+    levels = draw.levels(seen, 1e-2)
     x, out = seen["blocks.1.ffn_norm"]
     size = x[0].pow(2).mean(-1).sqrt()
     assert levels["first"][1][3] == pytest.approx(size[0].item())
@@ -58,7 +58,8 @@ def test_levels(seen, figure):
     assert levels["ffn"][0].tolist() == [0.5, 1.5, 2.5]
     assert levels["ffn"][1][1] == pytest.approx(out[0, 1:].pow(2).mean(-1).sqrt().median().item())
     assert len(levels["attention"][0]) == 3
-    draw.draw_levels(seen)
+    assert levels["normed"][1][3] == pytest.approx((size[1:] / (size[1:] ** 2 + 1e-2).sqrt()).median().item())
+    draw.draw_levels(seen, 1e-2)
     assert y(figure().axes[0].lines[1]) == pytest.approx(levels["others"][1].tolist())
 
 
@@ -75,9 +76,9 @@ def test_mean_share_is_the_squared_cosine_with_ones(seen):
 
 
 def test_mean_share_figure(seen, figure):
-    draw.draw_mean_share(seen, 16)
+    draw.draw_mean_share(seen, random=0.05)
     axes = figure().axes[0]
-    assert axes.lines[0].get_ydata()[0] == pytest.approx(100 / 16)
+    assert axes.lines[0].get_ydata()[0] == pytest.approx(5)
     assert axes.collections[0].get_offsets()[:, 1].tolist() == pytest.approx(
         [100 * share for share in draw.mean_share(seen).values()]
     )
@@ -101,7 +102,7 @@ def test_loudness(figure):
     x = torch.tensor([[3.0, 4.0], [30.0, -40.0]])  # each token counts the same, whatever its size
     expected = [3 / 12.5**0.5, 4 / 12.5**0.5]
     assert draw.loudness(x).tolist() == pytest.approx(expected)
-    draw.draw_loudness(x, torch.tensor([-0.5, 2.0]), label=1)
+    draw.draw_loudness(x, torch.tensor([0.5, 2.0]), label=1)
     dots = figure().axes[0].collections[0].get_offsets()
     assert dots[:, 0].tolist() == pytest.approx(expected) and dots[:, 1].tolist() == [0.5, 2.0]
     assert [text.get_text() for text in figure().axes[0].texts] == ["feature 1"]
@@ -122,7 +123,7 @@ def test_gradient_figure_has_an_arrow_for_each_place(figure):
 
 def test_depth_figure(figure):
     curves = {"before": torch.tensor([1.0, 2, 3]), "after": torch.tensor([3.0, 2, 1])}
-    draw.draw_depth({"a": curves, "b": curves}, {"before": "normalised", "after": "key"})
+    draw.draw_depth({"a": curves, "b": curves})
     assert y(figure().axes[1].lines[1]) == [3, 2, 1]
 
 

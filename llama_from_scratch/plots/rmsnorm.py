@@ -26,11 +26,12 @@ def depth(name: str, n_layers: int) -> float:
     return int(block) + (0.5 if kind == "ffn_norm" else 0.0)
 
 
-def levels(seen: Seen) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def levels(seen: Seen, eps: float) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Depth and RMS at every norm of the recorded text: {curve: (depths, values)}.
 
-    "first" and "others" are what enters (the first token; the median of the other tokens), "attention" and "ffn" what
-    leaves (median of the other tokens), without the last norm, which hands its output to the logits.
+    "first" and "others" are what enters (the first token; the median of the other tokens), "normed" what the division
+    by r makes of it, before the gain, and "attention" and "ffn" what leaves (medians of the other tokens), without the
+    last norm, which hands its output to the logits.
     """
     n_layers = sum(name.endswith("attention_norm") for name in seen)
     names = sorted(seen, key=lambda name: depth(name, n_layers))
@@ -44,25 +45,29 @@ def levels(seen: Seen) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {
         "first": curve(names, lambda name: enters[name][0]),
         "others": curve(names, lambda name: enters[name][1:].median()),
+        "normed": curve(names, lambda name: kept_length(enters[name][1:], eps).median()),
         "attention": curve([m for m in names if m.endswith("attention_norm")], lambda name: leaves[name][1:].median()),
         "ffn": curve([m for m in names if m.endswith("ffn_norm")], lambda name: leaves[name][1:].median()),
     }
 
 
-def draw_levels(seen: Seen) -> None:
-    """The stream's RMS before every norm, and what the norms hand to the sub-layers."""
-    curves = levels(seen)
+def draw_levels(seen: Seen, eps: float) -> None:
+    """The stream's RMS before every norm, and what the norms make of it and hand to the sub-layers."""
+    curves = levels(seen, eps)
     fig, ax = plt.subplots(figsize=(WIDTH, 4.2))
     ax.plot(*curves["first"], color=COLOUR["residual"], linestyle=":", linewidth=1.6)
     ax.plot(*curves["others"], color=COLOUR["residual"], linewidth=2.6)
-    ax.plot(*curves["attention"], color=COLOUR["normalised"], linewidth=2.4)
+    ax.plot(*curves["normed"], color=COLOUR["normalised"], linewidth=4)
+    ax.plot(*curves["attention"], color=COLOUR["normalised"], linewidth=1.8)
     ax.plot(*curves["ffn"], color=COLOUR["normalised"], linestyle="--", linewidth=2.0)
     end = curves["first"][0][-1]
-    ax.text(16, 1500, "stream, first token", color=COLOUR["residual"])
-    ax.text(end, 60, "stream, other tokens", color=COLOUR["residual"], ha="right")
-    ax.text(end, 0.50, "what attention reads", color=COLOUR["normalised"], ha="right")
-    ax.text(end, 0.085, "what the feed-forward reads", color=COLOUR["normalised"], ha="right")
-    ax.set(yscale="log", xlabel="depth (block)", ylabel="RMS of a token's vector", xlim=(0, end), ylim=(0.02, 4000))
+    ax.text(13, 1500, "stream, first token", color=COLOUR["residual"])
+    ax.text(13, 40, "stream, other tokens", color=COLOUR["residual"])
+    ax.text(end, 1.25, "divided by its RMS", color=COLOUR["normalised"], ha="right")
+    ax.text(end, 0.49, "times the gain: attention reads this", color=COLOUR["normalised"], ha="right")
+    ax.text(end, 0.075, "the feed-forward reads this", color=COLOUR["normalised"], ha="right")
+    ax.set(yscale="log", xlabel="depth (block)", ylabel="size (RMS) of a token's vector", xlim=(0, end))
+    ax.set_ylim(0.02, 4000)
     plt.show()
 
 
@@ -74,7 +79,7 @@ def draw_number_lines(rows: list[tuple[str, Float[Tensor, "n"], str]]) -> None:
         ax.axhline(0, color=COLOUR["faint"], zorder=0)
         ax.axvline(0, color="#888888", linewidth=1, zorder=0)
         ax.scatter(values, [0] * len(values), s=46, color=COLOUR[colour], zorder=3)
-        ax.scatter([float(np.mean(values))], [-0.42], marker="^", s=40, color=COLOUR["real"], zorder=3)
+        ax.scatter([float(np.mean(values))], [-0.42], marker="^", s=40, color="#888888", zorder=3)
         ax.set_title(label, color=COLOUR[colour])
         ax.set(ylim=(-0.8, 0.5), yticks=[])
         ax.spines["left"].set_visible(False)
@@ -89,6 +94,8 @@ def draw_spheres(
     fig = plt.figure(figsize=(WIDTH, 3.3))
     for i, (title, result) in enumerate((("RMSNorm: a sphere", rms_normed), ("LayerNorm: a circle", layer_normed)), 1):
         ax = fig.add_subplot(1, 2, i, projection="3d")
+        for circle in _outline() if "RMS" in title else []:
+            ax.plot(*circle, color=COLOUR["normalised"], linewidth=1)
         ax.scatter(*points.T.numpy(), s=7, color=COLOUR["residual"], alpha=0.7, linewidth=0, rasterized=True)
         ax.scatter(*result.T.numpy(), s=9, color=COLOUR["normalised"], linewidth=0, rasterized=True)
         ax.plot([-2.4, 2.4], [-2.4, 2.4], [-2.4, 2.4], color=COLOUR["real"], linewidth=1.2, linestyle="--")
@@ -97,6 +104,13 @@ def draw_spheres(
         ax.view_init(elev=16, azim=-8)
         ax.set_title(title, y=0.98)
     plt.show()
+
+
+def _outline(around: int = 73) -> list[np.ndarray]:
+    """Three great circles of the sphere of radius √3, each [3, points]: dots alone look like a disc."""
+    turn = np.linspace(0, 2 * np.pi, around)
+    flat = 3**0.5 * np.array([np.cos(turn), np.sin(turn), 0 * turn])
+    return [flat[[0, 1, 2]], flat[[2, 0, 1]], flat[[1, 2, 0]]]
 
 
 def mean_share(seen: Seen) -> dict[str, float]:
@@ -108,19 +122,17 @@ def mean_share(seen: Seen) -> dict[str, float]:
     return shares
 
 
-def draw_mean_share(seen: Seen, dim: int) -> None:
-    """How little the mean contributes at every norm, against a random direction of the same width."""
+def draw_mean_share(seen: Seen, random: float) -> None:
+    """How little the mean contributes at every norm, against `random`, the median share of random directions."""
     shares = mean_share(seen)
     n_layers = sum(name.endswith("attention_norm") for name in shares)
     where = [depth(name, n_layers) for name in shares]
     fig, ax = plt.subplots(figsize=(WIDTH, 3.0))
     ax.scatter(where, [100 * s for s in shares.values()], s=18, color=COLOUR["real"])
-    ax.axhline(100 / dim, color=COLOUR["theory"])
-    ax.text(
-        n_layers, 100 / dim * 1.12, "random direction, on average: 1/n", color=COLOUR["theory"], ha="right", va="bottom"
-    )
-    ax.text(0, 0.105, "SmolLM2, median token", color=COLOUR["real"], va="bottom")
-    ax.set(yscale="log", xlabel="depth (block)", ylabel="mean² / mean(x²), %", ylim=(0.01, 1))
+    ax.axhline(100 * random, color=COLOUR["residual"], linestyle="--")
+    ax.text(2, 102 * random, "median of random vectors", color=COLOUR["residual"], va="bottom")
+    ax.text(0, 0.003, "dots: SmolLM2's median token", color=COLOUR["real"], va="bottom")
+    ax.set(xlabel="depth (block)", ylabel="mean² / mean(x²), %", ylim=(0, 0.1))
     plt.show()
 
 
@@ -128,7 +140,7 @@ def draw_leak(changes: dict[str, Float[Tensor, "seq"]], changed: int) -> None:
     """How far every token's output moves when one token changes, a row for each way to choose the axis."""
     fig, axes = plt.subplots(len(changes), 1, figsize=(WIDTH, 1.25 * len(changes)), sharex=True)
     for ax, (label, change) in zip(axes, changes.items(), strict=True):
-        colours = [COLOUR["residual"] if i == changed else COLOUR["key"] for i in range(len(change))]
+        colours = [COLOUR["residual"] if i == changed else COLOUR["real"] for i in range(len(change))]
         ax.bar(range(len(change)), change.tolist(), color=colours)
         ax.set_title(label)
         ax.set(ylim=(0, 1.15 * max(float(c.max()) for c in changes.values())), yticks=[0, 1, 2])
@@ -150,13 +162,13 @@ def draw_gains(model: Llama) -> None:
     """The learned gains, block by block."""
     fig, ax = plt.subplots(figsize=(WIDTH, 3.6))
     blocks = range(len(model.blocks))
-    for (_, band), colour in zip(gain_bands(model).items(), ("normalised", "position"), strict=True):
+    for (_, band), colour in zip(gain_bands(model).items(), ("normalised", "real"), strict=True):
         ax.fill_between(blocks, band[:, 0], band[:, 2], color=COLOUR[colour], alpha=0.22, linewidth=0)
         ax.plot(blocks, band[:, 1], color=COLOUR[colour])
     ax.text(20.5, 0.76, "attention_norm", color=COLOUR["normalised"], ha="center")
-    ax.text(26.5, 0.14, "ffn_norm", color=COLOUR["position"], ha="center")
-    ax.axhline(1, color=COLOUR["theory"], linestyle="--")
-    ax.text(0, 0.98, "where every gain starts", color=COLOUR["theory"], va="top")
+    ax.text(26.5, 0.14, "ffn_norm", color=COLOUR["real"], ha="center")
+    ax.axhline(1, color=COLOUR["residual"], linestyle="--")
+    ax.text(0, 0.98, "where every gain starts", color=COLOUR["residual"], va="top")
     ax.axhline(0, color=COLOUR["faint"], zorder=0)
     ax.set(xlabel="block", ylabel="gain", ylim=(-0.12, 1.08))
     plt.show()
@@ -167,19 +179,19 @@ def loudness(x: Float[Tensor, "tokens dim"]) -> Float[Tensor, "dim"]:
     return (x.float() / rms(x)[:, None]).pow(2).mean(0).sqrt()
 
 
-def draw_loudness(x: Float[Tensor, "tokens dim"], gain: Float[Tensor, "dim"], label: int = 3) -> None:
-    """Each feature's loudness in the stream against the size of its gain, both on logarithmic axes."""
-    loud, size = loudness(x), gain.abs()
+def draw_loudness(x: Float[Tensor, "tokens dim"], strength: Float[Tensor, "dim"], label: int = 3) -> None:
+    """Each feature's loudness in the stream against how strongly it is read, both on logarithmic axes."""
+    loud, size = loudness(x), strength
     fig, ax = plt.subplots(figsize=(WIDTH, 3.8))
     ax.scatter(loud, size, s=12, color=COLOUR["real"], alpha=0.5, linewidth=0)
     for i in loud.topk(label).indices.tolist():
-        ax.scatter([loud[i]], [size[i]], s=26, color=COLOUR["key"])
+        ax.scatter([loud[i]], [size[i]], s=26, color=COLOUR["normalised"])
         ax.annotate(f"feature {i}", (loud[i], size[i]), (0, 8), textcoords="offset points", ha="center")
     ax.set(
         xscale="log",
         yscale="log",
         xlabel="loudness of the feature in the stream (1 = average)",
-        ylabel="size of its gain",
+        ylabel="length of its folded column",
     )
     plt.show()
 
@@ -199,10 +211,10 @@ def draw_gradients(upstream: Float[Tensor, "2"], radii: tuple[float, ...] = (1.0
         ax.add_patch(plt.Circle((0, 0), radius, fill=False, color=COLOUR["faint"], linewidth=1))
         for angle in angles:
             x = radius * torch.stack([angle.cos(), angle.sin()])
-            _arrow(ax, x, 0.5 * through_norm(x, upstream), COLOUR["normalised"])
+            _arrow(ax, x, 0.8 * through_norm(x, upstream), COLOUR["normalised"])
             ax.plot(*x.tolist(), ".", color=COLOUR["residual"], markersize=6)
-    _arrow(ax, torch.tensor([-3.6, 3.35]), 0.5 * upstream, COLOUR["real"])
-    ax.text(-2.9, 3.4, "arrives at y", color=COLOUR["real"])
+    _arrow(ax, torch.tensor([-3.7, 3.3]), 0.8 * upstream, COLOUR["real"])
+    ax.text(-2.7, 3.5, "arrives at y", color=COLOUR["real"])
     ax.text(0, -3.6, "reaches x", color=COLOUR["normalised"], ha="center")
     ax.plot(0, 0, "+", color=COLOUR["real"], markersize=9)
     ax.set(xlim=(-3.8, 3.8), ylim=(-3.8, 3.9), aspect="equal", xlabel="feature 1", ylabel="feature 2")
@@ -225,15 +237,16 @@ def _arrow(ax: Axes, start: Tensor, step: Tensor, colour: str) -> None:
     )
 
 
-def draw_depth(panels: dict[str, dict[str, Float[Tensor, "layers"]]], colours: dict[str, str]) -> None:
+def draw_depth(panels: dict[str, dict[str, Float[Tensor, "layers"]]]) -> None:
     """Gradient norm of every block's weights: a panel for each kind of block, a curve for each place of the norm."""
-    fig, axes = plt.subplots(len(panels), 1, figsize=(WIDTH, 2.3 * len(panels)), sharex=True)
+    styles = ((COLOUR["normalised"], "-"), (COLOUR["real"], "--"))
+    fig, axes = plt.subplots(len(panels), 1, figsize=(WIDTH, 2.1 * len(panels)), sharex=True, sharey=True)
     for ax, (title, curves) in zip(axes, panels.items(), strict=True):
-        for label, values in curves.items():
-            ax.plot(range(1, len(values) + 1), values, color=COLOUR[colours[label]], label=label)
+        for (label, values), (colour, line) in zip(curves.items(), styles, strict=True):
+            ax.plot(range(1, len(values) + 1), values, color=colour, linestyle=line, label=label)
         ax.set_title(title)
         ax.set(yscale="log", ylabel="gradient norm")
-    axes[0].legend(labelcolor="linecolor", loc="upper right")
+    axes[0].legend(labelcolor="linecolor", loc="upper right", borderaxespad=0)
     axes[-1].set_xlabel("block")
     plt.show()
 
@@ -252,14 +265,14 @@ def draw_eps(marks: dict[str, float]) -> None:
     lines = (
         (1e-5, True, "normalised", "-", "ε = 10⁻⁵ inside", 9e-4, 0.08, "left"),
         (1e-6, True, "normalised", "--", "10⁻⁶ inside", 3.4e-4, 0.40, "right"),
-        (1e-5, False, "key", "-", "10⁻⁵ outside", 3.6e-5, 0.64, "left"),
+        (1e-5, False, "real", "-", "10⁻⁵ outside", 3.6e-5, 0.64, "left"),
     )
     for eps, inside, colour, style, label, x, y, align in lines:
         ax.plot(r, kept_length(r, eps, inside), color=COLOUR[colour], linestyle=style)
         ax.text(x, y, label, color=COLOUR[colour], ha=align)
     for i, (label, value) in enumerate(marks.items()):
         ax.axvline(value, color=COLOUR["real"], linewidth=1, linestyle=":")
-        ax.text(value * 1.08, 0.30 + 0.12 * i, label, color=COLOUR["real"])
+        ax.text(value * 1.1, 0.05 + 0.12 * i, label, color=COLOUR["real"], bbox={"color": "white", "pad": 0.5})
     ax.set(xscale="log", xlabel="RMS of the input", ylabel="RMS of the output", xlim=(1e-5, 3), ylim=(0, 1.05))
     plt.show()
 
@@ -272,7 +285,13 @@ def draw_losses(losses: dict[str, Float[Tensor, "seeds steps"]], colours: dict[s
             curve = np.convolve(run.numpy(), np.ones(smooth) / smooth, mode="valid")
             ax.plot(range(smooth, len(run) + 1), curve, color=COLOUR[colours[label]], linewidth=1.4)
     ax.set(xlabel="step", ylabel="training loss, nats per byte")
-    top = ax.get_ylim()[1]
-    for i, label in enumerate(losses):
-        ax.text(len(run), top * (0.97 - 0.08 * i), label, color=COLOUR[colours[label]], ha="right", va="top")
+    ends = {label: runs[:, -smooth:].mean(1) for label, runs in losses.items()}
+    highest = max(ends, key=lambda label: ends[label].max())
+    below = min(float(end.min()) for end in ends.values()) - 0.1
+    for label, end in ends.items():
+        above = label == highest
+        y = float(end.max()) + 0.1 if above else below
+        ax.text(len(run), y, label, color=COLOUR[colours[label]], ha="right", va="bottom" if above else "top")
+        below -= 0 if above else 0.25
+    ax.set_ylim(bottom=below)
     plt.show()
