@@ -24,6 +24,16 @@ COUNTS = {
     "the keys and values are as wide as the queries": lambda c: replace(c, n_kv_heads=c.n_heads).n_params,
     "SwiGLU has two matrices": lambda c: c.n_params - c.n_layers * c.dim * c.ffn_dim,
     "one square matrix of attention is missing": lambda c: c.n_params - c.n_layers * c.dim * c.n_heads * c.head_dim,
+    "the norms are not counted, and the keys and values are as wide": lambda c: (
+        replace(c, n_kv_heads=c.n_heads).n_params - (2 * c.n_layers + 1) * c.dim
+    ),
+    "have one number for each head": lambda c: c.n_params - 2 * c.n_layers * c.dim * c.n_kv_heads * (c.head_dim - 1),
+    "q_proj and o_proj are counted as square": lambda c: (
+        c.n_params + 2 * c.n_layers * c.dim * (c.dim - c.n_heads * c.head_dim)
+    ),
+    "use dim / n_heads for the width of a head": lambda c: (
+        c.n_params + 2 * c.n_layers * c.dim * c.n_kv_heads * (c.dim // c.n_heads - c.head_dim)
+    ),
     "parameters and the function gives": lambda c: c.n_params + 1,
     "the function returns None": lambda c: None,
     "ZeroDivisionError": lambda c: 1 // 0,
@@ -38,6 +48,50 @@ def test_count_explains(capsys, said, fn):
 
 def test_count_praises(capsys):
     assert verdict(capsys, exercises.check_count, lambda c: c.n_params).startswith("Correct")
+
+
+def attention(q, k, v, *, root=True, by=-torch.inf, diagonal=1, down=False, dim=-1, swap=False, late=False, bend=True):
+    scores = (k @ q.T if swap else q @ k.T) / (q.shape[1] ** 0.5 if root is True else root or 1)
+    ones = torch.ones_like(scores).bool()
+    hidden = ones.tril(-1) if down else ones.triu(diagonal)
+    if late:
+        return scores.softmax(-1).masked_fill(hidden, 0) @ v
+    scores = scores.masked_fill(hidden, by)
+    return (scores.softmax(dim) if bend else scores) @ v
+
+
+def attention_in_place(q, k, v):
+    q /= q.shape[1] ** 0.5
+    return attention(q, k, v, root=False)
+
+
+ATTENTIONS = {
+    "the mask is missing": lambda *a: attention(*a, diagonal=9),
+    "not divided by the root": lambda *a: attention(*a, root=False),
+    "the wrong way round": lambda *a: attention(*a, down=True),
+    "runs over the queries": lambda *a: attention(*a, dim=0),
+    "by the width, not by its root": lambda *a: attention(*a, root=16),
+    "divided by 8": lambda *a: attention(*a, root=8),
+    "comes after the softmax": lambda *a: attention(*a, late=True),
+    "a score of 0": lambda *a: attention(*a, by=0.0),
+    "there is no softmax": lambda *a: attention(*a, by=0.0, bend=False),
+    "have changed places": lambda *a: attention(*a, swap=True),
+    "the first token may look at nothing": lambda *a: attention(*a, diagonal=0),
+    "changes what it is given": attention_in_place,
+    "the mixed values differ": lambda *a: 2 * attention(*a),
+    "shape [1, 6, 16]": lambda *a: attention(*a)[None],
+    "the function returns None": lambda *a: None,
+}
+
+
+@pytest.mark.parametrize(("said", "fn"), ATTENTIONS.items())
+def test_attention_explains(capsys, said, fn):
+    text = verdict(capsys, exercises.check_attention, fn)
+    assert text.startswith("Not yet") and said in text
+
+
+def test_attention_praises(capsys):
+    assert verdict(capsys, exercises.check_attention, attention).startswith("Correct")
 
 
 def greedy(logits_of, ids, max_new, stop_ids, *, row=-1, keep=True, stop=True, with_stop=False, prompt=False, forget=0):
@@ -63,6 +117,16 @@ def changes_prompt(logits_of, ids, max_new, stop_ids):
     return ids[2:]
 
 
+def keeps_tensors(logits_of, ids, max_new, stop_ids):
+    text = list(ids)
+    for _ in range(max_new):
+        token = logits_of(text)[-1].argmax()
+        if token in stop_ids:
+            break
+        text.append(token)
+    return text[len(ids) :]
+
+
 def for_ever(logits_of, ids, max_new, stop_ids):
     text = list(ids)
     while text[-1] != 100:
@@ -72,6 +136,9 @@ def for_ever(logits_of, ids, max_new, stop_ids):
 LOOPS = {
     "the prompt is part of the answer": lambda *a: greedy(*a, prompt=True),
     "the logits of the first token are read": lambda *a: greedy(*a, row=0),
+    "the last token is always dropped": lambda *a: greedy(*a)[:-1],
+    "the prompt is counted into max_new": lambda f, i, n, s: greedy(f, i, n - len(i), s),
+    "your tokens are tensors": keeps_tensors,
     "0 new tokens come where max_new is 3": lambda *a: [],
     "4 new tokens come where max_new is 3": lambda f, i, n, s: greedy(f, i, n + 1, s),
     "the new token is not added to the text": repeats,
@@ -113,6 +180,7 @@ TEMPERATURES = {
     "your function changes the logits": in_place,
     "large logits come out wrong": lambda x, t: (x / t).exp() / (x / t).exp().sum(),
     "temperature 0 gives inf or nan": lambda x, t: (x / t).softmax(0),
+    "one number, the place of the best token": lambda x, t: (x / t).softmax(0) if t else x.argmax(),
     "temperature 0 does not put everything on the best": lambda x, t: (x / t).softmax(0) if t else x.softmax(0),
     "the function returns None": lambda x, t: None,
     "shape [1, 6]": lambda x, t: right_temperature(x, t)[None],
@@ -159,7 +227,12 @@ LENSES = {
     "the first token's row is read": lambda *a: lens(*a, row=0),
     "for blocks = 0 this is the stream after 1": lambda *a: lens(*a, shift=1),
     "for blocks = 2 this is the stream after 4": lambda m, i, b: lens(m, i, 4 if b else 0),
-    "A block needs cos, sin": unmasked,
+    "the mask is missing": unmasked,
+    "positions need a batch axis": lambda m, i, b: torch.arange(5)[
+        :, :, None
+    ],  # so does rope, unless shapes are checked
+    "this model has no lm_head": lambda m, i, b: m.lm_head(m.embedding(i)),
+    "the logits after 0 blocks differ": lambda *a: 2 * lens(*a),
     "the model is not the same": cuts_the_model,
     "the function returns None": lambda *a: None,
 }
@@ -193,6 +266,11 @@ DIFFERENCES = {
     "the last pair that agrees": by(lambda d, t: d.abs().max() > t, pick=lambda found: min(found) - 1),
     "the first difference is one earlier": by(lambda d, t: d.abs().max() > t, pick=lambda found: min(found) + 1),
     "a difference below zero": by(lambda d, t: d.max() > t),
+    "not at the mean": by(lambda d, t: d.mean() > t),
+    "not at the mean, and": by(lambda d, t: d.abs().mean() > t),
+    "set rtol=0": lambda o, t, tol: next(
+        (i for i, (a, b) in enumerate(zip(o, t, strict=True)) if not torch.allclose(a, b, atol=tol)), None
+    ),
     "your function returns None": lambda *a: None,
     "streams that agree give an answer too": lambda o, t, tol: first_difference(o, t, tol) or 0,
     "Write its body": lambda *a: ...,

@@ -17,9 +17,10 @@ from .rope import (
     check_to_halves,
     check_turn_by_hand,
 )
-from .whole import check_count, check_first_difference, check_greedy, check_lens, check_temperature
+from .whole import check_attention, check_count, check_first_difference, check_greedy, check_lens, check_temperature
 
 __all__ = [
+    "check_attention",
     "check_backward",
     "check_by_hand",
     "check_cache_bytes",
