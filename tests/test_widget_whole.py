@@ -94,6 +94,31 @@ def test_drawn_tokens_come_from_the_shown_ones(page, site):
     assert widget.locator("p[aria-live]").inner_text().split() == ["␣Paris"] * 10
 
 
+def test_draws_follow_the_probabilities(page, site, tokenizer, lens_logits):
+    """Each number u in [0, 1) belongs to the token in whose share of the sorted probabilities it falls."""
+    page.goto(f"{site}/{PAGE}")
+    widget = page.locator("lfs-temperature")
+    for tenths in (5, 10, 20):
+        move(widget, tenths)
+        p, order = (lens_logits[30].double() / (tenths / 10)).softmax(0).sort(descending=True)
+        ends = p.cumsum(0)
+        for place in (0, 3, 7, 8, 40, 300):
+            u = (ends[place] - p[place] / 2).item()
+            drawn = widget.evaluate("(e, u) => e.draw(u)", u)
+            slack = place // 20  # the page holds logits to three decimals
+            near = {visible(tokenizer.decode([int(i)])) for i in order[max(place - 1 - slack, 0) : place + 2 + slack]}
+            assert drawn in near, (tenths, place)
+    assert widget.evaluate("e => e.draw(0.9999999)") == "(rarer)"
+
+
+def test_the_note_says_what_the_temperature_does(page, site):
+    page.goto(f"{site}/{PAGE}")
+    widget = page.locator("lfs-temperature")
+    for tenths, said in ((5, "Cold"), (10, "The model's own"), (20, "Hot")):
+        move(widget, tenths)
+        assert widget.locator(".lfs-note").inner_text().startswith(said)
+
+
 def test_on_a_phone_nothing_sticks_out(browser, site):
     from web import PHONE, tab
 

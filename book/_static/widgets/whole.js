@@ -30,10 +30,11 @@ class WholeFigure extends HTMLElement {
       <div class="lfs-row"><label>${this.label}</label><input type="range" aria-label="${this.label}"><output class="lfs-value"></output></div>
       <div class="lfs-whole-bars" aria-live="polite"></div><p class="lfs-note"></p>`;
     this.prepend(box);
+    box.append(this.querySelector("details"));
     this.slider = box.querySelector("input");
     Object.assign(this.slider, this.range);
     this.slider.addEventListener("input", () => this.show(+this.slider.value));
-    this.extra?.(box);
+    this.extra?.(box.querySelector(".lfs-note"));
     this.show(+this.slider.value);
   }
 
@@ -91,7 +92,7 @@ class Lens extends WholeFigure {
       `<code>${answer}</code> is ${place} on the list, probability ${this.shown(p)}.`);
   }
 
-  extra(box) {
+  extra(note) {
     const play = document.createElement("button");
     play.textContent = "Play";
     play.addEventListener("click", () => {
@@ -110,7 +111,7 @@ class Lens extends WholeFigure {
     const buttons = document.createElement("div");
     buttons.className = "lfs-whole-buttons";
     buttons.append(play);
-    box.append(buttons);
+    note.after(buttons);
   }
 }
 
@@ -122,6 +123,8 @@ class Temperature extends WholeFigure {
   read() {
     this.tokens = [...this.table.querySelectorAll("tr")].slice(1).map((row) => this.cells(row))
       .map(([token, logit]) => ({ token, logit: +logit }));
+    const [names, logits] = JSON.parse(this.dataset.more); // less probable tokens, to be drawn but not shown
+    this.rare = names.map((token, i) => ({ token, logit: logits[i] }));
     this.tail = this.dataset.tail.split(" ").map(Number);
     this.range = { min: 1, max: this.tail.length, step: 1, value: 10 };
   }
@@ -132,14 +135,19 @@ class Temperature extends WholeFigure {
     const rest = Math.exp(this.tail[n - 1]);
     const sum = weights.reduce((a, b) => a + b, rest);
     this.p = weights.map((weight) => weight / sum);
+    this.rareP = this.rare.map(({ logit }) => Math.exp(logit / t) / sum);
     this.bars([
       ...this.tokens.map(({ token }, i) => ({ token, p: this.p[i] })),
       { token: `${(+this.dataset.rest).toLocaleString("en")} others`, p: rest / sum, kind: "rest" },
     ]);
-    this.say(t.toFixed(1), "At 1 these are the model's own probabilities. Draw a few tokens at 0.5, at 1 and at 1.5.");
+    const first = `<code>${this.tokens[0].token}</code> takes ${this.shown(this.p[0])}`;
+    const others = `the tokens outside the first ${this.p.length} take ${this.shown(rest / sum)}`;
+    this.say(t.toFixed(1), t < 0.75 ? `Cold: ${first}. Nearly every draw is safe, and the same.`
+      : t <= 1.25 ? `${n === 10 ? "The model's own probabilities" : "Near the model's own probabilities"}: ${first}, ${others}.`
+        : `Hot: ${first}, ${others}. Draw a few: most words do not fit.`);
   }
 
-  extra(box) {
+  extra(note) {
     const draw = document.createElement("button");
     draw.textContent = "Draw 10 tokens";
     const drawn = document.createElement("p");
@@ -151,12 +159,13 @@ class Temperature extends WholeFigure {
     const buttons = document.createElement("div");
     buttons.className = "lfs-whole-buttons";
     buttons.append(draw);
-    box.append(buttons, drawn);
+    note.after(buttons, drawn);
   }
 
   draw(u) { // u: uniform in [0, 1)
     for (let i = 0; i < this.p.length; i++) if ((u -= this.p[i]) < 0) return this.tokens[i].token;
-    return "(another)";
+    for (let i = 0; i < this.rare.length; i++) if ((u -= this.rareP[i]) < 0) return this.rare[i].token;
+    return "(rarer)";
   }
 }
 
