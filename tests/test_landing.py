@@ -64,7 +64,7 @@ def test_tokens_and_next_tokens_are_those_of_the_model(picture, smollm2):
 def test_links_lead_to_chapters(picture):
     links = [a.get("href") for a in picture.iter(f"{SVG}a")]
     links += re.findall(r'href="([^"]+)"', PAGE.read_text(encoding="utf-8"))
-    assert len(set(links)) == 3  # one for each idea
+    assert len(set(links)) == 4  # the start, and one for each idea
     for link in links:
         assert (PAGE.parent / link.replace(".html", ".ipynb")).resolve().is_file(), link
 
