@@ -67,7 +67,10 @@ def test_lens_by_keyboard_and_play(page, site):
     page.keyboard.press("ArrowLeft")
     assert widget.locator("output").inner_text() == "29 blocks"
     widget.get_by_role("button", name="Play").click()
-    widget.locator("output", has_text="2 blocks").wait_for()
+    page.wait_for_function(
+        "() => { const at = +document.querySelector('lfs-lens input').value; return at > 1 && at < 29 }"
+    )
+    page.wait_for_function("() => document.querySelector('lfs-lens output').textContent === '30 blocks'")
 
 
 def test_temperature_is_softmax_of_the_real_logits(page, site, tokenizer, lens_logits):
@@ -103,6 +106,8 @@ def test_draws_follow_the_probabilities(page, site, tokenizer, lens_logits):
         p, order = (lens_logits[30].double() / (tenths / 10)).softmax(0).sort(descending=True)
         ends = p.cumsum(0)
         for place in (0, 3, 7, 8, 40, 300):
+            if p[place] < 1e-4:
+                continue  # less than the rounding of what comes before
             u = (ends[place] - p[place] / 2).item()
             drawn = widget.evaluate("(e, u) => e.draw(u)", u)
             slack = place // 20  # the page holds logits to three decimals
