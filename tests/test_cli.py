@@ -1,5 +1,6 @@
 """The command line: the real commands in their own processes, and everything a user can do wrong."""
 
+import fcntl
 import os
 import pty
 import re
@@ -7,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from importlib.metadata import entry_points
 
@@ -22,6 +24,17 @@ from llama_from_scratch.tokenizer import Tokenizer, load_tokenizer
 
 COMMAND = [sys.executable, "-m", "llama_from_scratch"]
 PROMPT = "The capital of France is"
+
+
+def hear_ctrl_c() -> None:
+    """For a new process: a job started in the background of a script ignores Ctrl-C, and so would all its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def on_terminal() -> None:
+    """For a new process: the pseudo-terminal on its standard input is the one that sends it Ctrl-C."""
+    hear_ctrl_c()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def run(*arguments: str, **options_) -> subprocess.CompletedProcess:
@@ -66,6 +79,7 @@ def test_ctrl_c_and_streaming():
         [*COMMAND, "generate", "Once upon a time", "--max-new-tokens", "5000"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=hear_ctrl_c,
     )
     text = b""
     while len(text) < len("Once upon a time") + 10:
@@ -107,7 +121,7 @@ def test_a_conversation_on_a_terminal():
         stderr=follower,
         env={**os.environ, "TERM": "xterm"},
         start_new_session=True,
-        preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0),
+        preexec_fn=on_terminal,
     )
     os.close(follower)
 
