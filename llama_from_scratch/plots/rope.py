@@ -17,7 +17,7 @@ def draw_clock_faces(
 ) -> None:
     """One face for each (query position, key position), two in a row: both hands turned, and the score below."""
     rows = math.ceil(len(positions) / 2)
-    fig, axes = plt.subplots(rows, 2, figsize=(WIDTH, 3.15 * rows))
+    fig, axes = plt.subplots(rows, 2, figsize=(WIDTH, 3.15 * rows), layout="constrained")
     fig.get_layout_engine().set(h_pad=0.12)  # else the score of one face touches the title of the next
     for ax, (m, n) in zip(axes.flat, positions, strict=True):
         ax.add_patch(plt.Circle((0, 0), 1.42, facecolor="none", edgecolor=COLOUR["faint"], linewidth=2))
