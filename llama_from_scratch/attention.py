@@ -39,10 +39,15 @@ class Attention(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.head_dim = config.head_dim
-        self.q_proj = nn.Linear(config.dim, config.n_heads * config.head_dim, bias=False)
-        self.k_proj = nn.Linear(config.dim, config.n_kv_heads * config.head_dim, bias=False)
-        self.v_proj = nn.Linear(config.dim, config.n_kv_heads * config.head_dim, bias=False)
-        self.o_proj = nn.Linear(config.n_heads * config.head_dim, config.dim, bias=False)
+        q_dim, kv_dim, bias = (
+            config.n_heads * config.head_dim,
+            config.n_kv_heads * config.head_dim,
+            config.attention_bias,
+        )
+        self.q_proj = nn.Linear(config.dim, q_dim, bias=bias)
+        self.k_proj = nn.Linear(config.dim, kv_dim, bias=bias)
+        self.v_proj = nn.Linear(config.dim, kv_dim, bias=bias)
+        self.o_proj = nn.Linear(q_dim, config.dim, bias=bias)
 
     def forward(
         self,

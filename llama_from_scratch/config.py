@@ -76,6 +76,8 @@ class LlamaConfig:
     rope_scaling: RopeScaling | None = None
     max_seq_len: int = 2048  # positions the model may be given
     tie_embeddings: bool = False  # the output projection is the embedding table
+    attention_bias: bool = False  # q, k, v and o add a bias; no released Llama does, some relatives do
+    ffn_bias: bool = False  # gate, up and down add a bias
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -84,10 +86,10 @@ class LlamaConfig:
                 raise ValueError(f"{field.name} is {value!r}; it must be a whole number of at least 1")
             if field.type is float and not _is_positive(value):
                 raise ValueError(f"{field.name} is {value!r}; it must be a finite number above 0")
+            if field.type is bool and not isinstance(value, bool):
+                raise ValueError(f"{field.name} is {value!r}; it must be True or False")
         if not isinstance(self.rope_scaling, RopeScaling | None):
             raise ValueError(f"rope_scaling is {self.rope_scaling!r}; it must be a RopeScaling, or None")
-        if not isinstance(self.tie_embeddings, bool):
-            raise ValueError(f"tie_embeddings is {self.tie_embeddings!r}; it must be True or False")
         if self.n_heads % self.n_kv_heads:
             raise ValueError(
                 f"n_heads is {self.n_heads} and n_kv_heads is {self.n_kv_heads}; "
@@ -111,8 +113,9 @@ class LlamaConfig:
     @property
     def n_params(self) -> int:
         """Parameters of the whole model; a tied output projection is counted once."""
-        attention = 2 * self.dim * (self.n_heads + self.n_kv_heads) * self.head_dim  # q and o, k and v
-        feed_forward = 3 * self.dim * self.ffn_dim
+        q_dim, kv_dim = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
+        attention = 2 * self.dim * (q_dim + kv_dim) + self.attention_bias * (q_dim + 2 * kv_dim + self.dim)
+        feed_forward = 3 * self.dim * self.ffn_dim + self.ffn_bias * (2 * self.ffn_dim + self.dim)
         block = attention + feed_forward + 2 * self.dim  # two norms
         embeddings = (1 if self.tie_embeddings else 2) * self.vocab_size * self.dim
         return embeddings + self.n_layers * block + self.dim  # and the last norm

@@ -8,16 +8,16 @@ from .config import LlamaConfig
 
 
 class FeedForward(nn.Module):
-    """down(silu(gate(x)) · up(x)), for each token on its own; three matrices, no bias.
+    """down(silu(gate(x)) · up(x)), for each token on its own; three matrices, without bias in every released Llama.
 
     Source: Shazeer, GLU Variants Improve Transformer, 2020, arXiv 2002.05202, eq. 6.
     """
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.dim, config.ffn_dim, bias=False)
-        self.up_proj = nn.Linear(config.dim, config.ffn_dim, bias=False)
-        self.down_proj = nn.Linear(config.ffn_dim, config.dim, bias=False)
+        self.gate_proj = nn.Linear(config.dim, config.ffn_dim, bias=config.ffn_bias)
+        self.up_proj = nn.Linear(config.dim, config.ffn_dim, bias=config.ffn_bias)
+        self.down_proj = nn.Linear(config.ffn_dim, config.dim, bias=config.ffn_bias)
 
     def forward(self, x: Float[Tensor, "batch seq dim"]) -> Float[Tensor, "batch seq dim"]:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))

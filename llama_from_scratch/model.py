@@ -64,6 +64,8 @@ class Llama(nn.Module):
             if weight.dim() == 2:
                 writes = name.endswith(("o_proj.weight", "down_proj.weight"))
                 weight.normal_(0.0, std / (2 * self.config.n_layers) ** 0.5 if writes else std)
+            elif name.endswith("bias"):
+                weight.zero_()
 
     def forward(
         self,
@@ -78,6 +80,18 @@ class Llama(nn.Module):
         Raises ValueError for tokens outside the vocabulary (checked on the CPU) and beyond the context length or the
         cache's capacity, and for arguments whose type or shape does not fit.
         """
+        return self.logits(self.hidden(tokens, cache, real))
+
+    def hidden(
+        self,
+        tokens: Int[Tensor, "batch seq"],
+        cache: KVCache | None = None,
+        real: Bool[Tensor, "batch keys"] | None = None,
+    ) -> Float[Tensor, "batch seq dim"]:
+        """The stream behind the last norm, which `logits` reads; the same arguments and errors as `forward`.
+
+        Whoever needs the logits of a few tokens only, or of a few at a time, calls the two one after the other.
+        """
         start = cache.length if cache is not None else 0
         self._check(tokens, start, real)
         end = start + tokens.shape[1]
@@ -86,12 +100,24 @@ class Llama(nn.Module):
         if real is not None:
             mask = mask & real[:, None, None, :]
             positions = (real.cumsum(dim=-1) - 1).clamp(min=0)[:, start:]
-        cos, sin = self.rope(positions)
+        return self.run_blocks(tokens, positions, mask, cache)
 
+    def run_blocks(
+        self,
+        tokens: Int[Tensor, "batch seq"],
+        positions: Int[Tensor, "batch seq"],
+        mask: Bool[Tensor, "... seq keys"],
+        cache: KVCache | None = None,
+    ) -> Float[Tensor, "batch seq dim"]:
+        """`hidden` with positions and mask given, for callers that know them; nothing is checked."""
+        cos, sin = self.rope(positions)
         x = self.embedding(tokens)
         for i, block in enumerate(self.blocks):
             x = block(x, cos, sin, mask, cache.layers[i] if cache is not None else None)
-        x = self.norm(x)
+        return self.norm(x)
+
+    def logits(self, x: Float[Tensor, "... dim"]) -> Float[Tensor, "... vocab"]:
+        """The output projection of what `hidden` gives."""
         return F.linear(x, self.embedding.weight) if self.lm_head is None else self.lm_head(x)
 
     def _check(self, tokens: Tensor, start: int, real: Tensor | None) -> None:

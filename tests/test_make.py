@@ -53,7 +53,7 @@ def fake_python(folder: Path, name: str, version: str | None) -> None:
 def test_a_first_set_up_installs_from_the_lock_and_a_second_does_nothing(project):
     bootstrap.install(sys.executable)
     assert project.asked[0] == ("-r", "requirements.txt", "-c", "constraints.txt")
-    assert project.asked[1] == ("--no-deps", bootstrap.MODEL)
+    assert project.asked[1] == ("--no-deps", *bootstrap.FILES)
     assert project.asked[2][-1] == "."
     bootstrap.install(None)
     assert len(project.asked) == 3

