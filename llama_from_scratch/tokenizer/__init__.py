@@ -1,7 +1,8 @@
-"""Text to token ids and back: byte-level BPE, run from scratch on the vocabularies of released models."""
+"""Text to token ids and back: byte-level BPE, trained from scratch, and run on the vocabularies of released models."""
 
 from .load import load_tokenizer
 from .stream import TextStream
 from .tokenizer import Tokenizer
+from .train import train_bpe
 
-__all__ = ["TextStream", "Tokenizer", "load_tokenizer"]
+__all__ = ["TextStream", "Tokenizer", "load_tokenizer", "train_bpe"]

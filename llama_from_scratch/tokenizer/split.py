@@ -1,6 +1,6 @@
 """Cutting text into pieces before BPE, so that no token reaches across words, numbers or lines."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 # Sources: GPT-2's encoder (Radford et al., 2019); the tokenizer.json of HuggingFaceTB/SmolLM2 (each digit by itself,
 # then GPT-2's pattern on what lies between); Meta's llama3/tokenizer.py.
@@ -12,6 +12,19 @@ LLAMA3 = (
 )
 
 SPLITS: dict[str, tuple[str, ...]] = {"gpt-2": (GPT2,), "smollm": (DIGIT, GPT2), "llama-bpe": (LLAMA3,)}
+
+
+def compile_patterns(patterns: Iterable[str]) -> tuple:
+    """The patterns, ready for `split`. They need the package regex: Python's own re knows no classes such as \\p{L}.
+
+    Raises:
+        ImportError: if the package is not installed.
+    """
+    try:
+        import regex
+    except ImportError:
+        raise ImportError("reading text needs the package regex; run: pip install regex") from None
+    return tuple(regex.compile(pattern) for pattern in patterns)
 
 
 def split(text: str, patterns: tuple) -> Iterator[str]:

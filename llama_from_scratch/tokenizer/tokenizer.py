@@ -6,7 +6,7 @@ from functools import cached_property
 
 from .bpe import Merges, merge
 from .chat import Message, render
-from .split import split
+from .split import compile_patterns, split
 from .stream import TextStream
 
 # The names under which released models end a document, a turn, or a message: generation stops at any of them.
@@ -37,10 +37,6 @@ class Tokenizer:
         add_bos: bool = False,
         chat_template: str | None = None,
     ) -> None:
-        try:
-            import regex
-        except ImportError:
-            raise ImportError("reading text needs the package regex; run: pip install regex") from None
         for name, token in (("bos", bos_id), ("eos", eos_id)):
             if token is not None and not 0 <= token < len(pieces):
                 raise ValueError(f"the {name} token is {token}; the vocabulary has the ids 0 to {len(pieces) - 1}")
@@ -55,7 +51,7 @@ class Tokenizer:
 
         self._merges = merges
         self._whole_first = whole_first
-        self._patterns = tuple(regex.compile(pattern) for pattern in patterns)
+        self._patterns = compile_patterns(patterns)
         ordinary = set(range(len(self.pieces))) - set(special.values())
         self._ids = {self.pieces[token]: token for token in ordinary}
         self._cache: dict[str, list[int]] = {}
