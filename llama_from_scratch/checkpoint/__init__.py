@@ -11,6 +11,7 @@ All functions raise `CheckpointError` (a ValueError) with one sentence: what is 
 ImportError, naming the package, where an optional one is not installed.
 """
 
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from ..config import LlamaConfig
 from ..model import Llama
 from .embedded import EMBEDDED, embedded_path
 from .resolve import resolve
-from .stored import Checkpoint, CheckpointError, StoredTensor, empty_model, load
+from .stored import TYPES, Checkpoint, CheckpointError, StoredTensor, empty_model, in_memory, load
 
 __all__ = [
     "EMBEDDED",
@@ -64,9 +65,13 @@ def describe(name: str | Path) -> Checkpoint:
 
 def save_model(model: Llama, folder: str | Path, *, overwrite: bool = False, max_shard_bytes: int = 5 * 10**9) -> None:
     """Write a folder that `load_model` and `transformers` read: config.json and safetensors. See `huggingface`."""
-    from .huggingface import save_folder
+    from .huggingface import save_huggingface
 
-    save_folder(model, Path(folder), overwrite, max_shard_bytes)
+    dtype = reduce(torch.promote_types, (weight.dtype for weight in model.parameters()))
+    kinds = [kind for kind, known in TYPES.items() if known == dtype]
+    if not kinds:
+        raise CheckpointError(f"the weights are {dtype}; files hold {', '.join(TYPES)}: call model.float() first")
+    save_huggingface(in_memory(model), Path(folder), kinds[0], overwrite=overwrite, max_shard_bytes=max_shard_bytes)
 
 
 def _open(path: Path) -> Checkpoint:

@@ -3,19 +3,20 @@
 import json
 import os
 import tempfile
+from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
 from ..config import LlamaConfig
-from ..model import Llama
+from ..tokenizer import Tokenizer
 from .huggingface_config import config_from_json, config_to_json
 from .names import FROM_HUGGING_FACE, TO_HUGGING_FACE, translate
-from .stored import PICKLES, Checkpoint, CheckpointError, StoredTensor
+from .stored import PICKLES, TYPES, Checkpoint, CheckpointError, StoredTensor, read_to_write
 
 CONFIG, WHOLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # of one number
@@ -45,62 +46,83 @@ def open_folder(path: Path) -> Checkpoint:
     return Checkpoint(path, "safetensors", config, tuple(tensors.values()), _tokenizer(folder))
 
 
-def save_folder(model: Llama, folder: Path, overwrite: bool, max_shard_bytes: int) -> None:
-    """Write config.json and safetensors, in shards if they take more than `max_shard_bytes`.
+def save_huggingface(
+    checkpoint: Checkpoint,
+    path: Path,
+    stored_type: str,
+    *,
+    tokenizer: Tokenizer | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int], None] | None = None,
+    max_shard_bytes: int = 5 * 10**9,
+) -> None:
+    """Write a folder with config.json and safetensors, in shards if they take more than `max_shard_bytes`.
 
     All files are first written completely beside their places, then moved there one after another: whoever runs out of
     disk, or stops this while it writes, keeps what was in the folder before.
 
+    stored_type: "F32", "F16" or "BF16". tokenizer: is saved beside the weights; None leaves what is there.
+    progress: called with the bytes of the checkpoint (`StoredTensor.n_bytes`) that have been written so far.
     Raises:
-        CheckpointError: if the folder holds a model and `overwrite` is False, if config.json cannot say our config, or
-            if the disk is full or not writable.
+        CheckpointError: if the folder holds a model and `overwrite` is False, if config.json cannot say our config, if
+            a weight does not fit the type, or if the disk is full or not writable.
     """
-    config = config_to_json(model.config, next(model.parameters()).dtype)
-    if folder.exists() and not folder.is_dir():
-        raise CheckpointError(f"{folder} is a file; give the name of a folder")
-    old = {*folder.glob("model*.safetensors"), *folder.glob(INDEX), *folder.glob(CONFIG)}
+    config = config_to_json(checkpoint.config, TYPES[stored_type])
+    if path.exists() and not path.is_dir():
+        raise CheckpointError(f"{path} is a file; give the name of a folder")
+    old = {*path.glob("model*.safetensors"), *path.glob(INDEX), *path.glob(CONFIG)}
     if old and not overwrite:
         raise CheckpointError(
-            f"{folder} already holds a model; pass overwrite=True to replace it, or choose another folder"
+            f"{path} already holds a model; pass overwrite=True to replace it, or choose another folder"
         )
-    shards = _shards(
-        {translate(n, TO_HUGGING_FACE): w.detach().cpu() for n, w in model.named_parameters()}, max_shard_bytes
-    )
     try:
-        _write(folder, shards, config, old)
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".saving-", dir=path) as staging:
+            _write_weights(checkpoint, Path(staging), stored_type, max_shard_bytes, progress or (lambda done: None))
+            if tokenizer is not None:
+                tokenizer.save(Path(staging))
+            _write_json(Path(staging, CONFIG), config)
+            new = {path / file.name for file in Path(staging).iterdir()}
+            for file in new:
+                os.replace(Path(staging, file.name), file)
+        for file in old - new:  # a left-over model.safetensors would be read instead of the new shards
+            file.unlink()
     except (SafetensorError, OSError) as error:
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
-        raise CheckpointError(f"{folder} cannot be written ({error}); make room, or choose another folder") from None
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+        raise CheckpointError(f"{path} cannot be written ({error}); make room, or choose another folder") from None
 
 
-def _write(folder: Path, shards: dict[str, dict[str, Tensor]], config: dict[str, Any], old: set[Path]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as staging:
-        for file, tensors in shards.items():
-            save_file(tensors, Path(staging, file), metadata={"format": "pt"})  # transformers asks for this mark
-        if len(shards) > 1:
-            size = sum(t.nbytes for tensors in shards.values() for t in tensors.values())
-            places = {name: file for file, tensors in shards.items() for name in tensors}
-            _write_json(Path(staging, INDEX), {"metadata": {"total_size": size}, "weight_map": places})
-        _write_json(Path(staging, CONFIG), config)
-        new = {folder / file.name for file in Path(staging).iterdir()}
-        for file in new:
-            os.replace(Path(staging, file.name), file)
-    for file in old - new:  # a left-over model.safetensors would be read instead of the new shards
-        file.unlink()
+def _write_weights(
+    checkpoint: Checkpoint, folder: Path, stored_type: str, max_bytes: int, progress: Callable[[int], None]
+) -> None:
+    groups, done, places = _groups(checkpoint, TYPES[stored_type].itemsize, max_bytes), 0, {}
+    for i, group in enumerate(groups, start=1):
+        file = WHOLE if len(groups) == 1 else f"model-{i:05}-of-{len(groups):05}.safetensors"
+        tensors = {}
+        for tensor in group:
+            name = translate(tensor.name, TO_HUGGING_FACE)
+            tensors[name], places[name] = read_to_write(checkpoint, tensor, stored_type).contiguous(), file
+        save_file(tensors, folder / file, metadata={"format": "pt"})  # transformers asks for this mark
+        done += sum(tensor.n_bytes for tensor in group)
+        progress(done)
+    if len(groups) > 1:
+        size = checkpoint.config.n_params * TYPES[stored_type].itemsize
+        _write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": places})
 
 
-def _shards(weights: dict[str, Tensor], max_bytes: int) -> dict[str, dict[str, Tensor]]:
-    """File name -> its tensors, in order; a tensor larger than `max_bytes` gets a file of its own."""
-    groups: list[dict[str, Tensor]] = [{}]
-    for name, weight in weights.items():
-        if groups[-1] and sum(w.nbytes for w in groups[-1].values()) + weight.nbytes > max_bytes:
-            groups.append({})
-        groups[-1][name] = weight.contiguous()
-    if len(groups) == 1:
-        return {WHOLE: groups[0]}
-    return {f"model-{i:05}-of-{len(groups):05}.safetensors": group for i, group in enumerate(groups, start=1)}
+def _groups(checkpoint: Checkpoint, itemsize: int, max_bytes: int) -> list[list[StoredTensor]]:
+    """The tensors of each shard, in order; one larger than `max_bytes` gets a shard of its own."""
+    groups: list[list[StoredTensor]] = [[]]
+    room = max_bytes
+    for tensor in checkpoint.tensors:
+        size = prod(tensor.shape) * itemsize
+        if groups[-1] and size > room:
+            groups.append([])
+            room = max_bytes
+        groups[-1].append(tensor)
+        room -= size
+    return groups
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -12,6 +12,7 @@ from ..config import LlamaConfig
 from ..model import Llama
 
 PICKLES = (".bin", ".pth", ".pt", ".pickle", ".pkl", ".ckpt")  # endings of files that are never opened
+TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # what every format can hold
 
 
 class CheckpointError(ValueError):
@@ -35,7 +36,7 @@ class Checkpoint:
     """A checkpoint that was opened and found to fit its config. Its weights are still on disk."""
 
     path: Path  # file or folder
-    format: str  # "GGUF" or "safetensors"
+    format: str  # "GGUF", "safetensors" or "memory"
     config: LlamaConfig
     tensors: tuple[StoredTensor, ...]
     tokenizer: str | None  # what kind of tokenizer lies beside or in it, in words; None if there is none
@@ -48,6 +49,34 @@ class Checkpoint:
     def memory(self, dtype: torch.dtype) -> int:
         """Bytes that the loaded parameters take in this type."""
         return self.config.n_params * dtype.itemsize
+
+
+def in_memory(model: Llama) -> Checkpoint:
+    """A live model as a checkpoint, so that writers need to know only one kind of source."""
+    names = {dtype: name for name, dtype in TYPES.items()}
+
+    def stored(name: str, weight: Tensor) -> StoredTensor:
+        kind = names.get(weight.dtype, str(weight.dtype))
+        read = lambda dtype, device: weight.detach().to(device, dtype)  # noqa: E731
+        return StoredTensor(name, name, tuple(weight.shape), kind, weight.nbytes, read)
+
+    tensors = tuple(stored(name, weight) for name, weight in model.named_parameters())
+    return Checkpoint(Path("this model"), "memory", model.config, tensors, None)
+
+
+def read_to_write(checkpoint: Checkpoint, tensor: StoredTensor, stored_type: str) -> Tensor:
+    """One weight on the CPU in the type in which a writer will store it.
+
+    Raises:
+        CheckpointError: if a number does not fit that type, such as 1e5 in F16, or is no number.
+    """
+    weight = tensor.read(TYPES[stored_type], "cpu")
+    if not all(bound.isfinite() for bound in weight.aminmax()):
+        raise CheckpointError(
+            f"{checkpoint.path}: {tensor.stored_name} would hold NaN or infinite numbers as {stored_type}; "
+            "write it as F32 or BF16, and if that fails, too, the model itself is broken"
+        )
+    return weight
 
 
 def empty_model(checkpoint: Checkpoint) -> Llama:
