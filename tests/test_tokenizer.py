@@ -256,7 +256,7 @@ def test_bad_templates_and_messages_are_refused(tok, template, messages, message
 def rebuilt(tok: Tokenizer, **changes) -> Tokenizer:
     """The embedded tokenizer with other settings."""
     return Tokenizer(
-        tok.pieces, tok._merges, tok.special, (LLAMA3,), **{"bos_id": tok.bos_id, "eos_id": tok.eos_id, **changes}
+        tok.pieces, tok.merges, tok.special, (LLAMA3,), **{"bos_id": tok.bos_id, "eos_id": tok.eos_id, **changes}
     )
 
 
@@ -379,7 +379,7 @@ def test_older_files_spell_merges_as_lines(small, tmp_path):
     _, rust, ours = small
     merges = [" ".join(pair) for pair in json.loads(rust.to_str())["model"]["merges"]]
     older = load_tokenizer(write_folder(rust, tmp_path, model__merges=merges))
-    assert older._merges == ours._merges
+    assert older.merges == ours.merges
 
 
 def test_a_template_in_a_file_of_its_own_wins(small, tmp_path):

@@ -49,8 +49,8 @@ class Tokenizer:
         stops = {special[name] for name in STOP_NAMES if name in special}
         self.stop_ids: frozenset[int] = frozenset(stops if eos_id is None else stops | {eos_id})
 
-        self._merges = merges
-        self._whole_first = whole_first
+        self.merges, self.whole_first, self.patterns = merges, whole_first, tuple(patterns)
+
         self._patterns = compile_patterns(patterns)
         ordinary = set(range(len(self.pieces))) - set(special.values())
         self._ids = {self.pieces[token]: token for token in ordinary}
@@ -138,7 +138,7 @@ class Tokenizer:
             raw = piece.encode()
         except UnicodeEncodeError:
             raise ValueError(f"the text holds half of a surrogate pair, {piece!r}: it is not valid Unicode") from None
-        if self._whole_first and raw in self._ids:
+        if self.whole_first and raw in self._ids:
             return [self._ids[raw]]
         try:
             single = [self._ids[raw[i : i + 1]] for i in range(len(raw))]
@@ -148,4 +148,4 @@ class Tokenizer:
                 f"this model's vocabulary cannot spell {char!r} (U+{ord(char):04X}): "
                 f"no token has the byte 0x{error.args[0][0]:02X}; take the character out"
             ) from None
-        return merge(single, self._merges)
+        return merge(single, self.merges)

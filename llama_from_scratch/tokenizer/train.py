@@ -42,7 +42,7 @@ def train_bpe(
     for name in special:
         # Such a name holds a cut, so that no learned token can be spelled like it.
         if not (name.isascii() and name.isprintable() and " " not in name and len(list(split(name, patterns))) > 1):
-            raise ValueError(f"{name!r} cannot be a special token; take a name such as '<|end|>', in ASCII, no spaces")
+            raise ValueError(f"a special token is ASCII, has signs and no spaces, as '<|end|>'; got {name!r}")
     if len(set(special)) < len(special):
         raise ValueError(f"each special token can be given once; got {', '.join(special)}")
     if vocab_size < len(BYTES) + len(special):
