@@ -26,13 +26,17 @@ class LayerCache:
             )
         start, end = self.length, self.length + k.shape[2]
         if end > self.keys.shape[2]:
-            raise ValueError(
-                f"the cache holds {self.keys.shape[2]} tokens and {end} are needed; make it with a larger capacity"
-            )
+            self.make_room(end)
         self.keys[:, :, start:end] = k
         self.values[:, :, start:end] = v
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def make_room(self, needed: int) -> None:
+        """Called when the buffers are too small for `needed` tokens; `generation.GrowingCache` has an answer to it."""
+        raise ValueError(
+            f"the cache holds {self.keys.shape[2]} tokens and {needed} are needed; make it with a larger capacity"
+        )
 
 
 class KVCache:
@@ -54,8 +58,8 @@ class KVCache:
 
     @property
     def length(self) -> int:
-        """Tokens stored so far."""
-        return self.layers[0].length
+        """Tokens stored so far in every layer: the last is written last, also if a pass was interrupted."""
+        return self.layers[-1].length
 
     @property
     def n_bytes(self) -> int:

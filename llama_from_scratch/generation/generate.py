@@ -1,11 +1,15 @@
-"""The loop that writes: the prompt in one pass, then one token a pass, with what was computed kept in a cache."""
+"""The loop that writes: the prompt first, then one token a pass, with what was computed kept in a cache."""
 
 from collections.abc import Collection, Iterator, Sequence
 
 import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
 
 from ..cache import KVCache
 from ..model import Llama
+from .caches import fan_out
+from .prompt import as_tokens, check_request, new_cache, run_prompt, seen_tokens
 from .sampling import Sampling, next_token
 
 GREEDY = Sampling()
@@ -17,18 +21,30 @@ def generate(
     max_new_tokens: int,
     sampling: Sampling = GREEDY,
     stop_ids: Collection[int] = (),
+    cache: KVCache | None = None,
 ) -> Iterator[int]:
     """Continue a prompt, one token id at a time, as they are made.
 
     Ends after `max_new_tokens`, or before the first token in `stop_ids`, which is not given.
+    cache: one that holds the first tokens of the prompt from an earlier run, which are then not computed again, or
+        that is empty; it holds all but the last token at the end. None makes one of the right size.
 
     Raises (at once, not at the first token):
         ValueError: if the prompt is empty, still text, or holds an id that the model does not know, or does not fit
             into the model's context together with `max_new_tokens`; if `max_new_tokens` is below 1; if
-            `sampling.top_k` is more than the vocabulary.
+            `sampling.top_k` is more than the vocabulary; if `cache` holds the whole prompt or more.
     """
-    _check(model, [prompt_ids], max_new_tokens, sampling)
-    return (row[0] for row in _steps(model, [prompt_ids], max_new_tokens, sampling, frozenset(stop_ids)))
+    check_request(model, [prompt_ids], max_new_tokens, sampling)
+    if cache is None:
+        cache = new_cache(model, 1, len(prompt_ids) + max_new_tokens - 1)  # the last token is never fed back
+    if cache.length >= len(prompt_ids):
+        raise ValueError(
+            f"the cache holds {cache.length} tokens and the prompt has {len(prompt_ids)}; "
+            "rewind the cache to those that the two have in common, and to at least one token less than the prompt"
+        )
+    tokens = as_tokens(model, [prompt_ids[cache.length :]])
+    seen = seen_tokens(model, [prompt_ids], sampling)
+    return (row[0] for row in _steps(model, tokens, cache, max_new_tokens, sampling, stop_ids, seen))
 
 
 def generate_batch(
@@ -48,68 +64,98 @@ def generate_batch(
     """
     if not prompts:
         raise ValueError("there are no prompts; give at least one")
-    _check(model, prompts, max_new_tokens, sampling)
-    rows: list[list[int]] = [[] for _ in prompts]
-    for step in _steps(model, prompts, max_new_tokens, sampling, frozenset(stop_ids)):
-        for row, token in zip(rows, step, strict=True):
-            if token is not None:
-                row.append(token)
-    return rows
+    check_request(model, prompts, max_new_tokens, sampling)
+    longest = max(map(len, prompts))
+    pads = [longest - len(prompt) for prompt in prompts]
+    tokens = as_tokens(model, [[0] * pad + list(prompt) for pad, prompt in zip(pads, prompts, strict=True)])
+    real = None
+    if any(pads):
+        columns = torch.arange(longest + max_new_tokens, device=tokens.device)
+        real = columns >= torch.tensor(pads, device=tokens.device)[:, None]
+    cache = new_cache(model, len(prompts), longest + max_new_tokens - 1)
+    seen = seen_tokens(model, prompts, sampling)
+    return _collect(_steps(model, tokens, cache, max_new_tokens, sampling, stop_ids, seen, real), len(prompts))
+
+
+def generate_samples(
+    model: Llama,
+    prompt_ids: Sequence[int],
+    n: int,
+    max_new_tokens: int,
+    sampling: Sampling = GREEDY,
+    stop_ids: Collection[int] = (),
+) -> list[list[int]]:
+    """Continue one prompt n times, each until its own stop. The prompt is computed once.
+
+    All draw from one source of chance, so they differ, and one seed gives the same n texts again. Greedy, they are
+    all the same.
+
+    Raises:
+        ValueError: as `generate`, and if n is below 1.
+    """
+    return _collect(stream_samples(model, prompt_ids, n, max_new_tokens, sampling, stop_ids), n)
+
+
+def stream_samples(
+    model: Llama,
+    prompt_ids: Sequence[int],
+    n: int,
+    max_new_tokens: int,
+    sampling: Sampling = GREEDY,
+    stop_ids: Collection[int] = (),
+) -> Iterator[list[int | None]]:
+    """What `generate_samples` collects, as it is made: the next token of each sample, None for those that stopped."""
+    if type(n) is not int or n < 1:
+        raise ValueError(f"the number of samples is {n!r}; it must be a whole number of at least 1")
+    check_request(model, [prompt_ids], max_new_tokens, sampling)
+
+    def steps() -> Iterator[list[int | None]]:
+        cache = new_cache(model, 1, len(prompt_ids) + max_new_tokens - 1)
+        first, last = as_tokens(model, [prompt_ids]).split([len(prompt_ids) - 1, 1], dim=1)
+        with torch.inference_mode():
+            if first.shape[1]:
+                run_prompt(model, first, cache)
+            cache = fan_out(cache, n)
+        seen = seen_tokens(model, [prompt_ids] * n, sampling)
+        yield from _steps(model, last.expand(n, 1), cache, max_new_tokens, sampling, stop_ids, seen)
+
+    return steps()
 
 
 def _steps(
-    model: Llama, prompts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling, stop_ids: frozenset[int]
+    model: Llama,
+    tokens: Int[Tensor, "batch seq"],
+    cache: KVCache,
+    max_new_tokens: int,
+    sampling: Sampling,
+    stop_ids: Collection[int],
+    seen: Bool[Tensor, "batch vocab"] | None,
+    real: Bool[Tensor, "batch columns"] | None = None,
 ) -> Iterator[list[int | None]]:
-    """One token for each prompt, None for those that have stopped; ends when all have."""
-    weight = model.embedding.weight
-    longest = max(map(len, prompts))
-    pads = [longest - len(prompt) for prompt in prompts]
-    tokens = torch.tensor([[0] * pad + list(prompt) for pad, prompt in zip(pads, prompts, strict=True)])
-    real = None
-    if any(pads):
-        columns = torch.arange(longest + max_new_tokens, device=weight.device)
-        real = columns >= torch.tensor(pads, device=weight.device)[:, None]
-    # The last token drawn is never fed back, hence one less.
-    cache = KVCache(model.config, len(prompts), longest + max_new_tokens - 1, weight.dtype, weight.device)
-    generator = sampling.generator(weight.device)
+    """One token for each row, None for those that have stopped; ends when all have.
 
-    running = [True] * len(prompts)
-    new = tokens.to(weight.device)
+    tokens: what the cache does not hold yet. seen: tokens in the text so far, where that matters; kept up to date.
+    """
+    generator = sampling.generator(tokens.device)
+    stop_ids, running = frozenset(stop_ids), [True] * len(tokens)
     for _ in range(max_new_tokens):
         # Entered anew for each token: a generator that pauses inside would leave the mode on for its caller.
         with torch.inference_mode():
-            end = cache.length + new.shape[1]
-            logits = model(new, cache=cache, real=None if real is None else real[:, :end])
-            new = next_token(logits[:, -1], sampling, generator)[:, None]
-        drawn = new[:, 0].tolist()
+            logits = run_prompt(model, tokens, cache, real)
+            tokens = next_token(logits, sampling, generator, seen)[:, None]
+            if seen is not None:
+                seen.scatter_(1, tokens, True)
+        drawn = tokens[:, 0].tolist()
         running = [was and token not in stop_ids for was, token in zip(running, drawn, strict=True)]
         if not any(running):
             return
         yield [token if goes else None for goes, token in zip(running, drawn, strict=True)]
 
 
-def _check(model: Llama, prompts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling) -> None:
-    if type(max_new_tokens) is not int or max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens is {max_new_tokens!r}; it must be a whole number of at least 1")
-    vocab, context = model.config.vocab_size, model.config.max_seq_len
-    if sampling.top_k is not None and sampling.top_k > vocab:
-        raise ValueError(f"top_k is {sampling.top_k}; this model has only {vocab} tokens to choose from")
-    for prompt in prompts:
-        if isinstance(prompt, str):
-            raise ValueError(f"the prompt is the text {prompt!r}; give its token ids, as Tokenizer.encode makes them")
-        if len(prompt) == 0:
-            raise ValueError("the prompt is empty; give at least one token to continue")
-        wrong = [token for token in prompt if not 0 <= token < vocab]
-        if wrong:
-            raise ValueError(f"the prompt holds the token id {wrong[0]}; this model knows 0 to {vocab - 1}")
-        if len(prompt) >= context:
-            raise ValueError(
-                f"the prompt has {len(prompt)} tokens and the model's context is {context}, "
-                "which leaves no room for new ones; shorten it"
-            )
-        together = len(prompt) + max_new_tokens
-        if together > context:
-            raise ValueError(
-                f"a prompt of length {len(prompt)} and {max_new_tokens} new tokens are {together}; "
-                f"the model's context is {context}, so ask for at most {context - len(prompt)} new ones"
-            )
+def _collect(steps: Iterator[list[int | None]], n: int) -> list[list[int]]:
+    rows: list[list[int]] = [[] for _ in range(n)]
+    for step in steps:
+        for row, token in zip(rows, step, strict=True):
+            if token is not None:
+                row.append(token)
+    return rows

@@ -1,10 +1,10 @@
-"""From logits to the next token: make them sharper or flatter, drop the unlikely ones, draw."""
+"""From logits to the next token, in this order: repetition penalty, temperature, top-k, top-p, min-p, a draw."""
 
 from dataclasses import dataclass
 from math import isfinite
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 COLDEST = 0.001  # below, there is no chance left in the draw, and at some point no fp32 number for logits / temperature
@@ -23,6 +23,7 @@ class Sampling:
     top_p: float | None = None  # keep the fewest most likely tokens that hold this much probability together
     min_p: float | None = None  # keep tokens at least this fraction as likely as the most likely one
     seed: int | None = None  # the same seed draws the same tokens; None draws differently each time
+    repetition_penalty: float = 1.0  # above 1, tokens that the text already holds become less likely; 1 changes nothing
 
     def __post_init__(self) -> None:
         if self.temperature != 0 and not (isfinite(self.temperature) and self.temperature >= COLDEST):
@@ -38,6 +39,10 @@ class Sampling:
             raise ValueError(f"min_p is {self.min_p}; it must be from 0 to 1")
         if self.seed is not None and (type(self.seed) is not int or not 0 <= self.seed < 2**63):
             raise ValueError(f"seed is {self.seed!r}; it must be a whole number from 0 to 2^63 - 1")
+        if not (isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
+            raise ValueError(
+                f"repetition_penalty is {self.repetition_penalty}; it must be above 0: 1 changes nothing, 1.2 is usual"
+            )
 
     def generator(self, device: torch.device | str = "cpu") -> torch.Generator:
         """The source of chance for one run: from the seed, or new each time."""
@@ -47,6 +52,17 @@ class Sampling:
         else:
             generator.manual_seed(self.seed)
         return generator
+
+
+def penalise_repetition(
+    logits: Float[Tensor, "... vocab"], seen: Bool[Tensor, "... vocab"], penalty: float
+) -> Float[Tensor, "... vocab"]:
+    """Make the tokens that were seen less likely, however often they were: divide their logits by the penalty.
+
+    A logit below zero is multiplied, as in transformers: the paper's division would make that token more likely.
+    Source: Keskar et al., 2019, CTRL, arXiv 1909.05858, section 4.1.
+    """
+    return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
 
 
 def keep_top_k(logits: Float[Tensor, "... vocab"], k: int) -> Float[Tensor, "... vocab"]:
@@ -81,23 +97,42 @@ def keep_min_p(logits: Float[Tensor, "... vocab"], p: float) -> Float[Tensor, ".
     return logits.masked_fill(probability < p * probability.amax(dim=-1, keepdim=True), float("-inf"))
 
 
-def next_token(
-    logits: Float[Tensor, "batch vocab"], sampling: Sampling, generator: torch.Generator | None = None
-) -> Int[Tensor, "batch"]:
-    """Choose one token for each row: temperature, then top-k, top-p and min-p, then a draw.
+def probabilities(
+    logits: Float[Tensor, "batch vocab"], sampling: Sampling, seen: Bool[Tensor, "batch vocab"] | None = None
+) -> Float[Tensor, "batch vocab"]:
+    """What `next_token` draws from, in fp32; at temperature 0, all of it is on the most likely token.
+
+    seen: the tokens that the text holds, prompt included; needed for a repetition penalty only.
 
     Raises:
         ValueError: if a logit is NaN, which would make any choice as good as another.
     """
     if logits.isnan().any():
         raise ValueError(f"the model's logits are NaN in {logits.dtype}; load it as torch.float32 or torch.bfloat16")
+    logits = logits.float()
+    if seen is not None:
+        logits = penalise_repetition(logits, seen, sampling.repetition_penalty)
     if sampling.temperature == 0:
-        return logits.argmax(dim=-1)
-    logits = logits.float() / sampling.temperature
+        best = logits.argmax(dim=-1, keepdim=True)
+        return torch.zeros_like(logits).scatter(-1, best, 1.0)
+    logits = logits / sampling.temperature
     if sampling.top_k is not None:
         logits = keep_top_k(logits, sampling.top_k)
     if sampling.top_p is not None and sampling.top_p < 1:
         logits = keep_top_p(logits, sampling.top_p)
     if sampling.min_p is not None:
         logits = keep_min_p(logits, sampling.min_p)
-    return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator).squeeze(-1)
+    return logits.softmax(dim=-1)
+
+
+def next_token(
+    logits: Float[Tensor, "batch vocab"],
+    sampling: Sampling,
+    generator: torch.Generator | None = None,
+    seen: Bool[Tensor, "batch vocab"] | None = None,
+) -> Int[Tensor, "batch"]:
+    """Choose one token for each row, with `probabilities`."""
+    chances = probabilities(logits, sampling, seen)
+    if sampling.temperature == 0:  # without a draw, which would move the source of chance on
+        return chances.argmax(dim=-1)
+    return torch.multinomial(chances, 1, generator=generator).squeeze(-1)

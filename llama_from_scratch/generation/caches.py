@@ -1,0 +1,71 @@
+"""What generation does with the cache: let it grow, and copy it for several continuations of one text."""
+
+from copy import copy
+
+import torch
+import torch.nn.functional as F
+
+from ..cache import KVCache, LayerCache
+from ..config import LlamaConfig
+
+
+class GrowingLayerCache(LayerCache):
+    """A `LayerCache` that makes its buffers twice as long when they are full, but not longer than `limit` tokens.
+
+    Doubling means that each token is moved about once, however long the text becomes.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device | str, limit: int
+    ) -> None:
+        super().__init__(shape, dtype, device)
+        self.limit = limit
+
+    def make_room(self, needed: int) -> None:
+        capacity = self.keys.shape[2]
+        more = max(needed, min(2 * capacity, self.limit)) - capacity
+        self.keys, self.values = F.pad(self.keys, (0, 0, 0, more)), F.pad(self.values, (0, 0, 0, more))
+
+
+class GrowingCache(KVCache):
+    """A `KVCache` that needs no capacity, for texts whose length nobody knows beforehand: a conversation, say.
+
+    It begins empty and never reserves more than twice what it has held. A `KVCache` reserves everything at once and
+    never moves what it holds; the numbers that they give back are the same.
+    """
+
+    def __init__(
+        self,
+        config: LlamaConfig,
+        batch: int = 1,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        shape = (batch, config.n_kv_heads, 0, config.head_dim)
+        self.layers = [GrowingLayerCache(shape, dtype, device, config.max_seq_len) for _ in range(config.n_layers)]
+
+
+def fan_out(cache: KVCache, n: int) -> KVCache:
+    """A copy in which every sequence stands n times in a row: n continuations of what was computed once.
+
+    The original stays as it is.
+
+    Raises:
+        ValueError: if n is below 1.
+    """
+    if n < 1:
+        raise ValueError(f"n is {n}; a cache can be fanned out to 1 or more copies of each sequence")
+    wide = copy(cache)
+    wide.layers = [copy(layer) for layer in cache.layers]
+    for layer in wide.layers:
+        layer.keys, layer.values = layer.keys.repeat_interleave(n, dim=0), layer.values.repeat_interleave(n, dim=0)
+    return wide
+
+
+def is_same_in_pieces(config: LlamaConfig) -> bool:
+    """Whether a text gives the same numbers in one pass and in several, each behind the cache of those before.
+
+    It does for every model but one with dynamic NTK scaling, where each pass rotates its keys by frequencies that
+    depend on how long the text is by then, and keys in a cache keep the rotation that they were given.
+    """
+    return config.rope_scaling is None or config.rope_scaling.kind != "dynamic"

@@ -1,0 +1,76 @@
+"""How every way of writing begins: is the request possible, and the prompt goes through the model."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..cache import KVCache
+from ..model import Llama
+from .caches import is_same_in_pieces
+from .sampling import Sampling
+
+PIECE = 512  # tokens in one pass: what lies between two layers then needs no more memory for a longer prompt
+
+
+def check_request(model: Llama, prompts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling) -> None:
+    """Raise the ValueErrors that `generate` promises."""
+    if type(max_new_tokens) is not int or max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens is {max_new_tokens!r}; it must be a whole number of at least 1")
+    vocab, context = model.config.vocab_size, model.config.max_seq_len
+    if sampling.top_k is not None and sampling.top_k > vocab:
+        raise ValueError(f"top_k is {sampling.top_k}; this model has only {vocab} tokens to choose from")
+    for prompt in prompts:
+        if isinstance(prompt, str):
+            raise ValueError(f"the prompt is the text {prompt!r}; give its token ids, as Tokenizer.encode makes them")
+        if len(prompt) == 0:
+            raise ValueError("the prompt is empty; give at least one token to continue")
+        wrong = [token for token in prompt if not 0 <= token < vocab]
+        if wrong:
+            raise ValueError(f"the prompt holds the token id {wrong[0]}; this model knows 0 to {vocab - 1}")
+        if len(prompt) >= context:
+            raise ValueError(
+                f"the prompt has {len(prompt)} tokens and the model's context is {context}, "
+                "which leaves no room for new ones; shorten it"
+            )
+        together = len(prompt) + max_new_tokens
+        if together > context:
+            raise ValueError(
+                f"a prompt of length {len(prompt)} and {max_new_tokens} new tokens are {together}; "
+                f"the model's context is {context}, so ask for at most {context - len(prompt)} new ones"
+            )
+
+
+def as_tokens(model: Llama, rows: Sequence[Sequence[int]]) -> Int[Tensor, "batch seq"]:
+    """Token ids on the model's device."""
+    return torch.tensor([list(row) for row in rows], device=model.embedding.weight.device)
+
+
+def new_cache(model: Llama, batch: int, capacity: int) -> KVCache:
+    """An empty cache in the model's type, on its device."""
+    weight = model.embedding.weight
+    return KVCache(model.config, batch, capacity, weight.dtype, weight.device)
+
+
+def seen_tokens(
+    model: Llama, prompts: Sequence[Sequence[int]], sampling: Sampling
+) -> Bool[Tensor, "batch vocab"] | None:
+    """True for each token that a prompt holds; None where no repetition penalty asks for it."""
+    if sampling.repetition_penalty == 1:
+        return None
+    seen = torch.zeros(len(prompts), model.config.vocab_size, dtype=torch.bool)
+    for row, prompt in zip(seen, prompts, strict=True):
+        row[list(prompt)] = True
+    return seen.to(model.embedding.weight.device)
+
+
+def run_prompt(
+    model: Llama, tokens: Int[Tensor, "batch seq"], cache: KVCache, real: Bool[Tensor, "batch columns"] | None = None
+) -> Float[Tensor, "batch vocab"]:
+    """Take `tokens` into the cache, a piece at a time. Gives the logits behind the last one, the only ones needed."""
+    size = PIECE if is_same_in_pieces(model.config) else tokens.shape[1]
+    for piece in tokens.split(size, dim=1):
+        end = cache.length + piece.shape[1]
+        hidden = model.hidden(piece, cache, None if real is None else real[:, :end])
+    return model.logits(hidden[:, -1])
