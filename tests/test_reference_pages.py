@@ -26,18 +26,18 @@ def rows(page: str, heading: str) -> list[list[str]]:
 
 
 def names() -> list[tuple[str, str, str, str, str]]:
-    """Of each weight: ours, Hugging Face's, Meta's and GGUF's full name, with {} for the layer, and its shape."""
+    """Of each layer: ours, Hugging Face's, Meta's and GGUF's name, with {} for its number, and its weight's shape."""
     prefixes = ("blocks.{}.", "model.layers.{}.", "layers.{}.", "blk.{}.")
     inside = [
         [p + name for p, name in zip(prefixes, row[1:5], strict=True)] + row[5:]
         for row in rows("names.md", "in a layer")
     ]
     around = [row[1:] for row in rows("names.md", "around them")]
-    return [(*(f"{name}.weight" for name in four), shape) for *four, shape in around[:1] + inside + around[1:]]
+    return [tuple(row) for row in around[:1] + inside + around[1:]]
 
 
 def test_names_are_those_of_the_package():
-    assert [(ours, hugging_face, gguf) for ours, hugging_face, _, gguf, _ in names()] == NAMES
+    assert [row[:4] for row in names()] == NAMES
 
 
 def test_names_of_meta_are_those_that_gguf_knows():
@@ -46,7 +46,7 @@ def test_names_of_meta_are_those_that_gguf_knows():
     known = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 1)
     for _, hugging_face, meta, ours, _ in names():
         for theirs in (meta, hugging_face):
-            assert known.get_name(theirs.format(0), try_suffixes=(".weight",)) == ours.format(0), theirs
+            assert known.get_name(theirs.format(0)) == ours.format(0), theirs
 
 
 def test_shapes_are_those_of_a_model():
@@ -59,7 +59,7 @@ def test_shapes_are_those_of_a_model():
     def numbers(shape: str) -> list[int]:
         return [prod(letters[name] for name in size.split("·")) for size in shape.strip("[]").split(", ")]
 
-    table = {ours.format(0): numbers(shape) for ours, *_, shape in names()}
+    table = {f"{ours.format(0)}.weight": numbers(shape) for ours, *_, shape in names()}
     assert table == {name: list(weight.shape) for name, weight in Llama(config).state_dict().items()}
 
 

@@ -1,4 +1,7 @@
-"""One table of names: each weight in our model, in Hugging Face files and in GGUF files."""
+"""One table of names: each layer that holds weights in our model, in Hugging Face, Meta and GGUF files.
+
+In all four, a weight is called by its layer and ".weight", and a bias by its layer and ".bias".
+"""
 
 import re
 
@@ -6,30 +9,35 @@ import re
 # fmt: off
 # ruff: noqa: E501
 NAMES = [
-    # ours                                        Hugging Face                                         GGUF
-    ("embedding.weight",                          "model.embed_tokens.weight",                        "token_embd.weight"),
-    ("blocks.{}.attention_norm.weight",           "model.layers.{}.input_layernorm.weight",           "blk.{}.attn_norm.weight"),
-    ("blocks.{}.attention.q_proj.weight",         "model.layers.{}.self_attn.q_proj.weight",          "blk.{}.attn_q.weight"),
-    ("blocks.{}.attention.k_proj.weight",         "model.layers.{}.self_attn.k_proj.weight",          "blk.{}.attn_k.weight"),
-    ("blocks.{}.attention.v_proj.weight",         "model.layers.{}.self_attn.v_proj.weight",          "blk.{}.attn_v.weight"),
-    ("blocks.{}.attention.o_proj.weight",         "model.layers.{}.self_attn.o_proj.weight",          "blk.{}.attn_output.weight"),
-    ("blocks.{}.ffn_norm.weight",                 "model.layers.{}.post_attention_layernorm.weight",  "blk.{}.ffn_norm.weight"),
-    ("blocks.{}.feed_forward.gate_proj.weight",   "model.layers.{}.mlp.gate_proj.weight",             "blk.{}.ffn_gate.weight"),
-    ("blocks.{}.feed_forward.up_proj.weight",     "model.layers.{}.mlp.up_proj.weight",               "blk.{}.ffn_up.weight"),
-    ("blocks.{}.feed_forward.down_proj.weight",   "model.layers.{}.mlp.down_proj.weight",             "blk.{}.ffn_down.weight"),
-    ("norm.weight",                               "model.norm.weight",                                "output_norm.weight"),
-    ("lm_head.weight",                            "lm_head.weight",                                   "output.weight"),
+    # ours                                 Hugging Face                                  Meta                          GGUF
+    ("embedding",                          "model.embed_tokens",                         "tok_embeddings",             "token_embd"),
+    ("blocks.{}.attention_norm",           "model.layers.{}.input_layernorm",            "layers.{}.attention_norm",   "blk.{}.attn_norm"),
+    ("blocks.{}.attention.q_proj",         "model.layers.{}.self_attn.q_proj",           "layers.{}.attention.wq",     "blk.{}.attn_q"),
+    ("blocks.{}.attention.k_proj",         "model.layers.{}.self_attn.k_proj",           "layers.{}.attention.wk",     "blk.{}.attn_k"),
+    ("blocks.{}.attention.v_proj",         "model.layers.{}.self_attn.v_proj",           "layers.{}.attention.wv",     "blk.{}.attn_v"),
+    ("blocks.{}.attention.o_proj",         "model.layers.{}.self_attn.o_proj",           "layers.{}.attention.wo",     "blk.{}.attn_output"),
+    ("blocks.{}.ffn_norm",                 "model.layers.{}.post_attention_layernorm",   "layers.{}.ffn_norm",         "blk.{}.ffn_norm"),
+    ("blocks.{}.feed_forward.gate_proj",   "model.layers.{}.mlp.gate_proj",              "layers.{}.feed_forward.w1",  "blk.{}.ffn_gate"),
+    ("blocks.{}.feed_forward.up_proj",     "model.layers.{}.mlp.up_proj",                "layers.{}.feed_forward.w3",  "blk.{}.ffn_up"),
+    ("blocks.{}.feed_forward.down_proj",   "model.layers.{}.mlp.down_proj",              "layers.{}.feed_forward.w2",  "blk.{}.ffn_down"),
+    ("norm",                               "model.norm",                                 "norm",                       "output_norm"),
+    ("lm_head",                            "lm_head",                                    "output",                     "output"),
 ]
 # fmt: on
-FROM_HUGGING_FACE = {theirs: ours for ours, theirs, _ in NAMES}
-TO_HUGGING_FACE = {ours: theirs for ours, theirs, _ in NAMES}
-FROM_GGUF = {theirs: ours for ours, _, theirs in NAMES}
+FROM_HUGGING_FACE = {theirs: ours for ours, theirs, _, _ in NAMES}
+TO_HUGGING_FACE = {ours: theirs for ours, theirs, _, _ in NAMES}
+FROM_META = {theirs: ours for ours, _, theirs, _ in NAMES}
+TO_META = {ours: theirs for ours, _, theirs, _ in NAMES}
+FROM_GGUF = {theirs: ours for ours, _, _, theirs in NAMES}
+TO_GGUF = {ours: theirs for ours, _, _, theirs in NAMES}
 
 
 def translate(name: str, table: dict[str, str]) -> str:
-    """The name in the other column, block number carried over; a name that the table lacks is returned as it is."""
-    block = re.search(r"\.(\d+)\.", name)
-    if block is None:
-        return table.get(name, name)
-    pattern = name[: block.start(1)] + "{}" + name[block.end(1) :]
-    return table[pattern].format(block[1]) if pattern in table else name
+    """The name in the other column, block number and ending carried over; a name that the table lacks stays as it is."""
+    layer, dot, kind = name.rpartition(".")
+    number = re.search(r"\.(\d+)\.", layer)
+    if number:
+        layer = layer[: number.start(1)] + "{}" + layer[number.end(1) :]
+    if layer not in table:
+        return name
+    return table[layer].format(number and number[1]) + dot + kind
