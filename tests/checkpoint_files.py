@@ -30,6 +30,7 @@ def write_gguf(
     architecture: str = "llama",
     extra: dict[str, int | float | str | list] | None = None,  # metadata to add or change; None removes a key
     endian: gguf.GGUFEndian = gguf.GGUFEndian.LITTLE,
+    raw: dict[str, tuple[np.ndarray, gguf.GGMLQuantizationType]] | None = None,  # bytes and type instead of a weight
 ) -> Path:
     """A GGUF file as llama.cpp's converter writes it: q and k rows in adjacent pairs, norms in F32."""
     writer = gguf.GGUFWriter(path, architecture, endianess=endian)
@@ -61,9 +62,12 @@ def write_gguf(
             writer.add_uint32(key, value)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     for name, weight in weights.items():
-        if name.endswith(("q_proj.weight", "k_proj.weight")):
+        if ".q_proj." in name or ".k_proj." in name:
             weight = to_meta_rows(weight, config.head_dim)
-        theirs = names.get_name(name, try_suffixes=(".weight",)) or name
+        theirs = names.get_name(name, try_suffixes=(".weight", ".bias")) or name
+        if name in (raw or {}):
+            writer.add_tensor(theirs, raw[name][0], raw_dtype=raw[name][1])
+            continue
         kind = stored_type if weight.dim() == 2 else TYPES.F32
         data = weight.numpy()
         if data.dtype == np.float32:

@@ -161,9 +161,11 @@ GGUF_FILES = {
     "tensor missing": (tensors(**{UP: None}), "blocks.1.feed_forward.up_proj.weight is missing"),
     "block missing": (metadata(block_count=3), "blocks.2.*and 6 more are missing"),
     "tensor too many": (
-        tensors(**{"blk.0.attn_q.bias": torch.zeros(32)}),
-        "blk.0.attn_q.bias is not part of a Llama with this config",
+        tensors(**{"blk.0.attn_sinks.weight": torch.zeros(32)}),
+        "blk.0.attn_sinks.weight is not part of a Llama with this config",
     ),
+    "name of one word": (tensors(extra=torch.zeros(32)), "extra is not part of a Llama with this config"),
+    "one bias of many": (tensors(**{"blk.0.attn_q.bias": torch.zeros(32)}), "k_proj.bias.*and 4 more are missing"),
     "block too many": (metadata(block_count=1), "blocks.1.*and 6 more are not part of a Llama"),
     "mis-shaped": (
         tensors(**{UP: torch.zeros(64, 32)}),
@@ -191,6 +193,10 @@ GGUF_FILES = {
         tensors(**{"rope_freqs.weight": torch.ones(4)}),
         "rope_freqs.weight does not follow the rule of Llama 3.1",
     ),
+    "frequencies in a matrix": (
+        tensors(**{"rope_freqs.weight": torch.ones(2, 4)}),
+        "rope_freqs.weight is not a vector",
+    ),
     "frequencies divided by zero": (tensors(**{"rope_freqs.weight": torch.zeros(8)}), "factor is 0.0"),
     "unknown scaling": (
         metadata(rope__scaling__type="longrope", rope__scaling__factor=4.0),
@@ -205,6 +211,19 @@ GGUF_FILES = {
     "yarn without a training length": (
         metadata(rope__scaling__type="yarn", rope__scaling__factor=4.0),
         "'yarn' needs original_max_seq_len",
+    ),
+    "dynamic scaling": (
+        metadata(rope__scaling__type="dynamic", rope__scaling__factor=4.0),
+        "RoPE scaling 'dynamic'.* is not known",
+    ),
+    "yarn that is turned down to nothing": (
+        metadata(
+            rope__scaling__type="yarn",
+            rope__scaling__factor=4.0,
+            rope__scaling__original_context_length=32,
+            rope__scaling__attn_factor=0.0,
+        ),
+        "attention_factor is 0.0",
     ),
     "scaling of 2023": (metadata(rope__scale_linear=4.0), "'scale_linear': 4.0.* is not known"),
 }

@@ -61,7 +61,9 @@ def config_from_fields(
     head_dim = whole("attention.key_length", whole("rope.dimension_count", dim // n_heads))
     for key in ("attention.value_length", "rope.dimension_count"):
         if whole(key, head_dim) != head_dim:
-            raise CheckpointError(f"{path}: llama.{key} is {whole(key)} and heads are {head_dim} wide; make them equal")
+            raise CheckpointError(
+                f"{path}: llama.{key} is {whole(key)} and heads are {head_dim} wide; they must be equal"
+            )
     try:
         config = LlamaConfig(
             vocab_size=vocab_size,
@@ -174,25 +176,31 @@ def rope_divisors(config: LlamaConfig) -> Float[Tensor, "half"] | None:
 
 
 def check_sayable(path: Path, config: LlamaConfig, tensors: Collection[str]) -> None:
-    """Refuse a config that would be another one when read back from the file. What fp32 rounds is the same.
+    """Refuse a config that would be another one when it is read back; what fp32 rounds counts as the same.
+
+    `tensors` are the names of the tensors that the file will hold.
 
     Raises:
         CheckpointError: naming what a GGUF file cannot say.
     """
-    fields = {
-        key: float(np.float32(value)) if isinstance(value, float) else value
-        for key, value in config_to_fields(config).items()
-    }
+    advice = "write safetensors to keep this config"
+    if config.rope_scaling and config.rope_scaling.kind == "dynamic":
+        raise CheckpointError(f"{path}: a GGUF file cannot say that RoPE scaling is 'dynamic'; {advice}")
+    fields = {key: _as_stored(value) for key, value in config_to_fields(config).items()}
     try:
         told = config_from_fields(path, fields, config.vocab_size, tensors, rope_divisors(config))
     except CheckpointError as error:
-        raise CheckpointError(f"{error}; write safetensors to keep this config") from None
-    for name, value in _flat(config).items():
-        other = _flat(told)[name]
+        raise CheckpointError(f"{error}; {advice}") from None
+    for (name, value), other in zip(_flat(config).items(), _flat(told).values(), strict=True):
         if other != value and not (isinstance(value, float) and math.isclose(value, other, rel_tol=1e-6)):
-            raise CheckpointError(
-                f"{path}: {name} is {value!r}, and a GGUF file would say {other!r}; write safetensors to keep this config"
-            )
+            raise CheckpointError(f"{path}: {name} is {value!r}, and a GGUF file would say {other!r}; {advice}")
+
+
+def _as_stored(value: int | float | str) -> int | float | str:
+    if isinstance(value, float):
+        with np.errstate(over="ignore"):
+            return float(np.float32(value))
+    return min(value, 2**32 - 1) if isinstance(value, int) else value
 
 
 def _flat(config: LlamaConfig) -> dict[str, Any]:
