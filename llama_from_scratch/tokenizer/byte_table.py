@@ -10,6 +10,11 @@ BYTE_TO_CHAR = {byte: chr(byte) if byte in _visible else chr(0x100 + _hidden.ind
 CHAR_TO_BYTE = {char: byte for byte, char in BYTE_TO_CHAR.items()}
 
 
+def spell(piece: bytes) -> str:
+    """How a vocabulary file writes these bytes: b" the" is "Ġthe"."""
+    return "".join(BYTE_TO_CHAR[byte] for byte in piece)
+
+
 def to_bytes(spelled: str) -> bytes:
     """The bytes that a vocabulary entry such as "Ġthe" stands for.
 

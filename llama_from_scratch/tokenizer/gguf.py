@@ -1,8 +1,10 @@
 """The tokenizer inside a GGUF file."""
 
 from pathlib import Path
+from typing import Any
 
 from .byte_table import to_bytes
+from .save import ranked_merges, vocabulary
 from .split import SPLITS
 from .tokenizer import Tokenizer
 
@@ -49,3 +51,30 @@ def read_gguf_tokenizer(path: Path) -> Tokenizer:
         add_bos=value("tokenizer.ggml.add_bos_token", pre == "llama-bpe"),
         chat_template=value("tokenizer.chat_template"),
     )
+
+
+def gguf_fields(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The metadata of a GGUF file from which `read_gguf_tokenizer` and llama.cpp read the same tokenizer.
+
+    Raises:
+        ValueError: if it cuts text in a way for which GGUF has no name.
+    """
+    names = [name for name, patterns in SPLITS.items() if patterns == tokenizer.patterns]
+    if not names or tokenizer.whole_first != (names[0] == "llama-bpe"):
+        raise ValueError(
+            "GGUF has no name for the way in which this tokenizer cuts text; "
+            f"it can hold {', '.join(SPLITS)}, so save the model in another format"
+        )
+    vocab, control = vocabulary(tokenizer), set(tokenizer.special.values())
+    fields = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": names[0],
+        "tokenizer.ggml.tokens": vocab,
+        "tokenizer.ggml.token_type": [CONTROL if i in control else NORMAL for i in range(len(vocab))],
+        "tokenizer.ggml.merges": [f"{left} {right}" for left, right in ranked_merges(tokenizer, vocab)],
+        "tokenizer.ggml.bos_token_id": tokenizer.bos_id,
+        "tokenizer.ggml.eos_token_id": tokenizer.eos_id,
+        "tokenizer.ggml.add_bos_token": tokenizer.add_bos,
+        "tokenizer.chat_template": tokenizer.chat_template,
+    }
+    return {key: value for key, value in fields.items() if value is not None}

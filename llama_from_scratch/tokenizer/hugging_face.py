@@ -8,6 +8,8 @@ from .byte_table import to_bytes
 from .split import DIGIT, GPT2, LLAMA3
 from .tokenizer import Tokenizer
 
+KNOWN = (GPT2, DIGIT, LLAMA3)
+
 
 def read_hugging_face_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of a folder, if it is byte-level BPE with a way of cutting text that is known here.
@@ -88,8 +90,8 @@ def _patterns(step: dict[str, Any] | None) -> tuple[str, ...]:
             return (GPT2,) if step.get("use_regex", True) else ()
         case {"type": "Digits", "individual_digits": True}:
             return (DIGIT,)
-        case {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False} if regex == LLAMA3:
-            return (LLAMA3,)
+        case {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False} if regex in KNOWN:
+            return (regex,)
     raise ValueError(f"it cuts text in a way that is not known here: {json.dumps(step)}")
 
 

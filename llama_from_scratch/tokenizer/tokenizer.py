@@ -3,9 +3,11 @@
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from pathlib import Path
 
 from .bpe import Merges, merge
 from .chat import Message, render
+from .save import save_hugging_face_tokenizer
 from .split import compile_patterns, split
 from .stream import TextStream
 
@@ -111,6 +113,14 @@ class Tokenizer:
         names = {f"{name}_token": "" if i is None else self.tokens[i] for name, i in names.items()}
         rendered, marker = render(self.chat_template, messages, list(self.special), names)
         return self._encode_special(rendered, marker)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the tokenizer as files that `load_tokenizer` and transformers read (see `save.py`).
+
+        Raises:
+            OSError: if the folder cannot be written; what was there stays as it was.
+        """
+        save_hugging_face_tokenizer(self, Path(folder))
 
     def _encode_special(self, text: str, marker: str = "") -> list[int]:
         """Special tokens as such, and what lies between them as ordinary text without `marker`."""
