@@ -1,17 +1,30 @@
 """Writing text: which token comes next, and the loop that asks the model for it."""
 
+from .attention_maps import attention_maps
 from .caches import GrowingCache, fan_out
+from .draft import draft_model, prompt_lookup
+from .evaluate import Evaluation, evaluate
 from .generate import generate, generate_batch, generate_samples, stream_samples
+from .log_probs import token_log_probs
 from .sampling import Sampling, next_token, probabilities
+from .speculative import Tally, generate_speculative
 
 __all__ = [
+    "Evaluation",
     "GrowingCache",
     "Sampling",
+    "Tally",
+    "attention_maps",
+    "draft_model",
+    "evaluate",
     "fan_out",
     "generate",
     "generate_batch",
     "generate_samples",
+    "generate_speculative",
     "next_token",
     "probabilities",
+    "prompt_lookup",
     "stream_samples",
+    "token_log_probs",
 ]

@@ -1,0 +1,37 @@
+"""Where each token looked: the attention weights, which the model itself never stores."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..attention import Attention, attention_weights
+from ..model import Llama
+from ..rope import rotate
+
+
+@torch.no_grad()
+def attention_maps(model: Llama, tokens: Int[Tensor, "batch seq"]) -> Float[Tensor, "layers batch heads seq seq"]:
+    """The weight that each token (second-last axis) gives to each token (last axis), in fp32; rows add up to 1.
+
+    Computed beside the model's own fused attention, from the same inputs: n_layers · n_heads · seq² numbers a text.
+
+    Raises:
+        ValueError: as the model does.
+    """
+    maps: list[Tensor] = []
+
+    def look(attention: Attention, arguments: tuple) -> None:
+        x, cos, sin, mask, _cache = arguments
+        q, k = (
+            rotate(project(x).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2), cos, sin)
+            for project in (attention.q_proj, attention.k_proj)
+        )
+        maps.append(attention_weights(q, k, mask))
+
+    hooks = [block.attention.register_forward_pre_hook(look) for block in model.blocks]
+    try:
+        model.hidden(tokens)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.stack(maps)

@@ -1,0 +1,87 @@
+"""Cheap guesses at what comes next, for `generate_speculative`: from a small model, or from the text itself."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from ..model import Llama
+from .caches import GrowingCache
+from .prompt import as_tokens, run_prompt, seen_tokens
+from .sampling import Sampling, draw, probabilities
+
+# draft(text so far, n, rule, source of chance) -> up to n guesses, and the probabilities that each was drawn from.
+# The source must be the one that the model draws from next: with a second one of the same seed, whether a guess is
+# accepted would depend on which guess it was.
+Draft = Callable[[Sequence[int], int, Sampling, torch.Generator], tuple[list[int], Float[Tensor, "guesses vocab"]]]
+
+
+def draft_model(model: Llama, small: Llama) -> Draft:
+    """Guesses of a smaller model with the same vocabulary, drawn by the same rule, for the text of `model`.
+
+    Keeps a cache of its own. Where the text is beyond the small model's context, there are no guesses.
+
+    Raises:
+        ValueError: if the two differ in vocabulary or device.
+    """
+    vocab, device = model.config.vocab_size, model.embedding.weight.device
+    if small.config.vocab_size != vocab:
+        raise ValueError(
+            f"the draft model knows {small.config.vocab_size} tokens and the model {vocab}; "
+            "a draft must share the model's vocabulary: take a smaller model of the same family"
+        )
+    if small.embedding.weight.device != device:
+        raise ValueError(f"the draft model is on {small.embedding.weight.device} and the model on {device}; move one")
+    cache = GrowingCache(small.config, 1, small.embedding.weight.dtype, device)
+    held: list[int] = []  # the text that the cache was given, and perhaps a token more
+
+    def guess(
+        ids: Sequence[int], n: int, sampling: Sampling, generator: torch.Generator
+    ) -> tuple[list[int], Float[Tensor, "guesses vocab"]]:
+        text, chances = list(ids), [torch.zeros(0, vocab, device=device)]
+        seen = seen_tokens(small, [ids], sampling)
+        cache.rewind(min(shared_prefix(held, text), cache.length, len(text) - 1))
+        for _ in range(min(n, small.config.max_seq_len - len(ids) + 1)):
+            logits = run_prompt(small, as_tokens(small, [text[cache.length :]]), cache)
+            chances.append(probabilities(logits, sampling, seen))
+            text.append(int(draw(chances[-1], generator)))
+            if seen is not None:
+                seen[0, text[-1]] = True
+        held[:] = text
+        return text[len(ids) :], torch.cat(chances)
+
+    return guess
+
+
+def prompt_lookup(model: Llama, longest: int = 3) -> Draft:
+    """Guesses for texts that repeat themselves, as answers about a given text do; they cost no model.
+
+    The last `longest` tokens, or else fewer, are looked up in the text; the guess is what followed them there last.
+    Source: A. Saxena, prompt lookup decoding, 2023, github.com/apoorvumang/prompt-lookup-decoding.
+    """
+    vocab, device = model.config.vocab_size, model.embedding.weight.device
+
+    def guess(
+        ids: Sequence[int], n: int, sampling: Sampling, generator: torch.Generator
+    ) -> tuple[list[int], Float[Tensor, "guesses vocab"]]:
+        guesses = followed(list(ids), longest)[:n]
+        certain = F.one_hot(torch.tensor(guesses, dtype=torch.long, device=device), vocab)  # not drawn: all on one
+        return guesses, certain.float()
+
+    return guess
+
+
+def followed(ids: list[int], longest: int) -> list[int]:
+    """What came after the latest earlier place with the same last tokens: `longest` of them, or else fewer."""
+    for size in range(min(longest, len(ids) - 1), 0, -1):
+        for start in range(len(ids) - size - 1, -1, -1):
+            if ids[start : start + size] == ids[-size:]:
+                return ids[start + size :]
+    return []
+
+
+def shared_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """The number of tokens with which both begin."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
