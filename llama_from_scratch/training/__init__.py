@@ -1,0 +1,13 @@
+"""Training: texts, batches, loss, optimizer, schedule, and a loop that can be killed at any moment and goes on exactly.
+
+run = begin(Path("run"), Recipe(data=("shakespeare",), steps=1000))
+for record in train(run, fresh_state(run.recipe), run.tokenizer(), Routine()):
+    print(record)
+"""
+
+from .loop import Routine, fresh_state, take_step, train
+from .recipe import Recipe
+from .run import Run, begin, reopen
+from .saves import State, resume
+
+__all__ = ["Recipe", "Routine", "Run", "State", "begin", "fresh_state", "reopen", "resume", "take_step", "train"]

@@ -1,0 +1,45 @@
+"""The log: one JSON object a line, for each step, evaluation and sample. No step is missing or doubled in it."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+Record = dict[str, str | int | float]
+
+
+class Log:
+    """Appends records behind the first `length` bytes; what stands behind them was never saved and is cut off.
+
+    Raises:
+        ValueError: if the file is shorter than that.
+    """
+
+    def __init__(self, path: Path, length: int) -> None:
+        found = path.stat().st_size if path.exists() else 0
+        if found < length:
+            raise ValueError(
+                f"{path} has {found} bytes and had {length} when the run was last saved; bring back the whole file"
+            )
+        self._file = path.open("ab")
+        self._file.truncate(length)
+
+    def write(self, record: Record) -> None:
+        self._file.write(json.dumps(record).encode() + b"\n")
+        self._file.flush()
+
+    def sync(self) -> int:
+        """Wait until all is on the disk. Gives the length in bytes."""
+        os.fsync(self._file.fileno())
+        return self._file.seek(0, os.SEEK_END)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_log(path: Path) -> Iterator[Record]:
+    """The records of a log, also while it is being written: an unfinished last line is left out."""
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                yield json.loads(line)

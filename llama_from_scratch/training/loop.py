@@ -1,0 +1,137 @@
+"""The loop: a batch, its gradient, a step; now and then a look at held-out text, a sample, a save."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from math import isfinite
+
+import torch
+from torch import nn
+
+from ..generation import Sampling, generate
+from ..model import Llama
+from ..tokenizer import Tokenizer
+from .batches import Batches, in_order
+from .log import Log, Record
+from .loss import MicroBatch, backward, mean_loss
+from .optimizer import adamw
+from .recipe import Recipe
+from .run import Run
+from .saves import State, restore, save
+from .tokens import read_tokens
+
+
+@dataclass(frozen=True)
+class Routine:
+    """How often it is done, in steps; none of it changes the weights."""
+
+    evaluate_every: int = 200
+    evaluate_tokens: int = 100_000  # of the held-out text, at most
+    sample_every: int = 200
+    sample_tokens: int = 80
+    prompt: str = ""  # what samples begin with; nothing is the start of a document
+    save_every: int = 200
+    keep: int = 2  # saves
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if name != "prompt" and (type(value) is not int or value < 1):
+                raise ValueError(f"--{name.replace('_', '-')} is {value!r}; it must be a whole number of at least 1")
+
+
+def fresh_state(recipe: Recipe, device: torch.device | str = "cpu") -> State:
+    """Random weights that follow from the recipe's seed, and an optimizer that has seen nothing."""
+    torch.manual_seed(recipe.seed)
+    model = Llama(recipe.config(recipe.vocab_size)).to(device)
+    return State(model, adamw(model, recipe.learning_rate, recipe.weight_decay))
+
+
+def take_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, micro_batches: list[MicroBatch], recipe: Recipe, step: int
+) -> tuple[float, float]:
+    """One update of the weights. Gives the loss before it, and the norm of the gradient before it was clipped.
+
+    Raises:
+        ValueError: if either is no finite number; the weights are then as they were.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = recipe.learning_rate_at(step)
+    loss = backward(model, micro_batches, recipe.autocast(micro_batches[0][0].device))
+    norm = float(nn.utils.clip_grad_norm_(model.parameters(), recipe.clip))
+    if not (isfinite(loss) and isfinite(norm)):
+        raise ValueError(
+            f"in step {step + 1} the loss is {loss} and the norm of the gradient {norm}; nothing of it was saved. "
+            f"Begin a new run with a smaller --learning-rate than {recipe.learning_rate}, or a longer --warmup"
+        )
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss, norm
+
+
+def train(
+    run: Run, state: State, tokenizer: Tokenizer, routine: Routine, stop: Callable[[], bool] = lambda: False
+) -> Iterator[Record]:
+    """Train from the latest save, or the start, to the end of the recipe. Gives each record of the log as it comes.
+
+    stop: asked after each step; if it says True, the state is saved and the loop ends.
+
+    Raises:
+        ValueError: if the texts are too short for one batch, a file of the run is damaged, or the loss is no number.
+        OSError: if the disk is full. The last save is whole in any case.
+    """
+    recipe, device = run.recipe, next(state.model.parameters()).device
+    batches = Batches(read_tokens(run.data, "train"), recipe.context, recipe.batch_size, recipe.seed)
+    held_out = read_tokens(run.data, "held_out")
+    end, prompt = tokenizer.eos_id, tokenizer.encode(routine.prompt)
+
+    def to_device(batch: MicroBatch) -> MicroBatch:
+        return batch[0].to(device), batch[1].to(device)
+
+    def evaluation() -> Record:
+        micro_batches = in_order(held_out, recipe.context, recipe.batch_size, routine.evaluate_tokens)
+        loss = mean_loss(state.model, map(to_device, micro_batches), recipe.autocast(device))
+        return {"kind": "held_out", "step": state.step, "loss": loss}
+
+    def sample() -> Record:
+        room = recipe.context - max(1, len(prompt))
+        rule = Sampling(temperature=0.8, top_p=0.95, seed=state.step)
+        ids = list(generate(state.model, prompt or [end], min(room, routine.sample_tokens), rule, {end}))
+        text = routine.prompt + tokenizer.decode(ids)
+        return {"kind": "sample", "step": state.step, "seed": state.step, "text": text}
+
+    with closing(Log(run.log, restore(run, state))) as log:
+        while state.step < recipe.steps:
+            started = time.perf_counter()
+            numbers = range(state.step * recipe.accumulate, (state.step + 1) * recipe.accumulate)
+            loss, norm = take_step(
+                state.model, state.optimizer, [to_device(batches[i]) for i in numbers], recipe, state.step
+            )
+            seconds = time.perf_counter() - started
+            state.step, state.seconds = state.step + 1, state.seconds + seconds
+            last = state.step == recipe.steps
+
+            records = [
+                {
+                    "kind": "step",
+                    "step": state.step,
+                    "loss": loss,
+                    "gradient_norm": norm,
+                    "learning_rate": recipe.learning_rate_at(state.step - 1),
+                    "tokens": state.step * recipe.tokens_per_step,
+                    "seconds": round(state.seconds, 3),
+                    "tokens_per_second": round(recipe.tokens_per_step / seconds, 1),
+                }
+            ]
+            if last or state.step % routine.evaluate_every == 0:
+                records.append(evaluation())
+            if last or state.step % routine.sample_every == 0:
+                records.append(sample())
+            for record in records:
+                log.write(record)
+                yield record
+            stopping = stop()
+            if last or stopping or state.step % routine.save_every == 0:
+                save(run, state, tokenizer, log.sync(), routine.keep)
+            if stopping:
+                return

@@ -1,0 +1,30 @@
+"""AdamW, with weight decay on matrices only."""
+
+import torch
+from torch import nn
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Matrices, which decay, and vectors, which do not.
+
+    A matrix that shrinks is learned anew by the data, and the norms in front of it undo the change of scale. The
+    embedding is a matrix like the others: tied, it is the output projection as well. A norm's weight starts at 1 and is
+    a scale itself, and a bias is an offset: pulling them to 0 would only distort what they say.
+    """
+    weights = [weight for weight in model.parameters() if weight.requires_grad]  # a tied one comes once
+    return [
+        {"params": [weight for weight in weights if weight.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [weight for weight in weights if weight.dim() < 2], "weight_decay": 0.0},
+    ]
+
+
+def adamw(
+    model: nn.Module, learning_rate: float, weight_decay: float = 0.1, betas: tuple[float, float] = (0.9, 0.95)
+) -> torch.optim.AdamW:
+    """AdamW in one fused kernel where the device has one.
+
+    Source: Loshchilov and Hutter, 2019, arXiv 1711.05101, algorithm 2; betas of Touvron et al., 2023,
+    arXiv 2307.09288, section 2.2.
+    """
+    fused = next(model.parameters()).device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(parameter_groups(model, weight_decay), lr=learning_rate, betas=betas, fused=fused)

@@ -1,0 +1,138 @@
+"""Saves: everything that training needs to go on as if it had never stopped, and a model that can be used meanwhile."""
+
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ..checkpoint import CheckpointError, load_model, save_model
+from ..checkpoint.run_folder import saves_in
+from ..model import Llama
+from ..tokenizer import Tokenizer
+from .files import remove_unfinished, written_whole
+from .recipe import option
+from .run import Run, write_recipe
+
+
+@dataclass
+class State:
+    """All that changes while a model is trained. Where we are in the data and in the schedule follows from `step`."""
+
+    model: Llama
+    optimizer: torch.optim.Optimizer
+    step: int = 0  # updates done
+    seconds: float = 0.0  # spent on them
+
+
+def save(run: Run, state: State, tokenizer: Tokenizer, log_bytes: int, keep: int) -> Path:
+    """Write saves/step-…, then remove all but the newest `keep`. The model's part is a Hugging Face folder.
+
+    Raises:
+        OSError: if it cannot be written; the saves before it are as they were.
+    """
+    folder = run.saves / f"step-{state.step:08}"
+    remove_unfinished(run.saves)
+    try:
+        with written_whole(folder) as unfinished:
+            save_model(state.model, unfinished)
+            tokenizer.save(unfinished)
+            save_file(_tensors(state), unfinished / "training.safetensors")
+            numbers = {"step": state.step, "seconds": state.seconds, "log_bytes": log_bytes}
+            (unfinished / "training.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
+    except (OSError, SafetensorError, CheckpointError) as error:
+        kept = f"the save of step {last_step(run)} is whole" if saves_in(run.folder) else "there is no save before it"
+        raise OSError(
+            f"step {state.step} cannot be saved in {run.saves} ({error}); {kept}; make room, then give --resume"
+        ) from None
+    for old in saves_in(run.folder)[:-keep]:
+        gone = old.rename(old.with_name(f".unfinished-{old.name}"))  # so that no half of it is ever taken for a save
+        shutil.rmtree(gone)
+    return folder
+
+
+def restore(run: Run, state: State) -> int:
+    """Bring a fresh state to the latest save, if there is one. Gives the length of the log then, in bytes.
+
+    The numbers are copied into the tensors that are there: a tensor that lies elsewhere in memory can be added up in
+    another order by the CPU's kernels, and the last bits would differ.
+
+    Raises:
+        ValueError: if the save is damaged.
+    """
+    saves = saves_in(run.folder)
+    if not saves:
+        return 0
+    try:
+        numbers = json.loads((saves[-1] / "training.json").read_text(encoding="utf-8"))
+        step, seconds, log_bytes = numbers["step"], numbers["seconds"], numbers["log_bytes"]
+        tensors = load_file(saves[-1] / "training.safetensors")
+        state.model.load_state_dict(load_model(saves[-1]).state_dict())
+        _restore_tensors(state, tensors)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise ValueError(
+            f"the save {saves[-1]} is damaged ({error}); remove that folder to go on from the save before it"
+        ) from None
+    state.step, state.seconds = step, seconds
+    return log_bytes
+
+
+def _tensors(state: State) -> dict[str, torch.Tensor]:
+    """The optimizer's memory and the state of the random number generators, by name."""
+    tensors = {"rng.cpu": torch.get_rng_state()}
+    tensors |= {f"rng.cuda.{i}": rng for i, rng in enumerate(torch.cuda.get_rng_state_all())}
+    for weight, memory in state.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{weight}.{name}": tensor for name, tensor in memory.items()}
+    return tensors
+
+
+def _restore_tensors(state: State, tensors: dict[str, torch.Tensor]) -> None:
+    memory: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, weight, what = name.split(".")
+            memory.setdefault(int(weight), {})[what] = tensor.clone()
+    state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": memory})
+    torch.set_rng_state(tensors["rng.cpu"])
+    for i in range(torch.cuda.device_count()):
+        if f"rng.cuda.{i}" in tensors:
+            torch.cuda.set_rng_state(tensors[f"rng.cuda.{i}"], i)
+
+
+def last_step(run: Run) -> int:
+    """The step of the latest save; 0 if there is none."""
+    saves = saves_in(run.folder)
+    return int(saves[-1].name.removeprefix("step-")) if saves else 0
+
+
+def resume(run: Run, given: dict[str, object]) -> Run:
+    """The run with the settings `given`, which must be those that it has.
+
+    Only `steps` and `decay` of a "wsd" schedule may differ, as long as the learning rate has not begun to fall, neither
+    as it was planned nor as it is planned now: the run is then the same as if it had begun with them.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    recipe, done = replace(run.recipe, **given), last_step(run)
+    for name, value in given.items():
+        old = getattr(run.recipe, name)
+        if value == old:
+            continue
+        if not (run.recipe.schedule == recipe.schedule == "wsd" and name in ("steps", "decay")):
+            raise ValueError(
+                f"{option(name)} is {value!r}, and the run in {run.folder} began with {old!r}; leave it out to go on, "
+                "or begin a new run with another --out"
+            )
+        begins = min(plan.steps - plan.decay for plan in (run.recipe, recipe))
+        if done > begins:
+            raise ValueError(
+                f"{option(name)} cannot be changed from {old} to {value}: the run in {run.folder} is at step {done}, "
+                f"and the learning rate falls from step {begins} on; begin a new run with another --out"
+            )
+    if recipe != run.recipe:
+        write_recipe(run.folder, recipe)
+    return Run(run.folder, recipe)

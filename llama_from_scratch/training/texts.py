@@ -1,0 +1,65 @@
+"""What to learn from: text files, folders of them, and named corpora, parted into training and held-out text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .corpora import CORPORA, Progress, corpus_texts
+
+HELD_OUT = 20  # of a text of yours, the last 1/20 is held out
+
+
+@dataclass(frozen=True)
+class Document:
+    name: str  # "shakespeare/hamlet", or the path of a file
+    text: str
+
+
+def read_texts(sources: Sequence[str], progress: Progress | None = None) -> tuple[list[Document], list[Document]]:
+    """Training documents and held-out documents.
+
+    sources: names of `CORPORA`, whose held-out works are fixed; paths of UTF-8 text files; folders, of which all *.txt
+        files count. Of each file the end is held out: its last twentieth, from the start of a line.
+
+    Raises:
+        ValueError: for a source that does not exist, is not UTF-8 text, or holds no text.
+    """
+    train, held_out = [], []
+    for source in sources:
+        if source in CORPORA:
+            for work, text in corpus_texts(source, progress).items():
+                group = held_out if work in CORPORA[source].held_out else train
+                group.append(Document(f"{source}/{work}", text))
+            continue
+        for file in _files(source):
+            text = _read(file)
+            cut = len(text) - len(text) // HELD_OUT
+            cut = text.rfind("\n", 0, cut) + 1 or cut  # one line without end is cut within
+            train.append(Document(str(file), text[:cut]))
+            held_out.append(Document(f"{file} (end)", text[cut:]))
+    return train, held_out
+
+
+def _files(source: str) -> list[Path]:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        files = sorted(path.rglob("*.txt"))
+        if not files:
+            raise ValueError(f"{source} holds no file that ends in .txt; give a folder with text files, or a text file")
+        return files
+    if not path.is_file():
+        raise ValueError(
+            f"there is no text {source!r}; give a text file, a folder of .txt files, or a named corpus: "
+            f"{', '.join(CORPORA)}"
+        )
+    return [path]
+
+
+def _read(file: Path) -> str:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not text in UTF-8 (byte {error.start}); convert it first") from None
+    if not text.strip():
+        raise ValueError(f"{file} holds no text; give a file that does, or take it away")
+    return text

@@ -1,0 +1,51 @@
+"""The log as other programs draw it. Each gives a function that takes a record."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
+from .log import Record
+from .run import Run
+from .saves import last_step
+
+Track = Callable[[Record], None]
+
+
+@contextmanager
+def tensorboard(run: Run) -> Iterator[Track]:
+    """Event files in the run's folder tensorboard/. Steps that were never saved are struck out when a run goes on."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ImportError("--tensorboard needs the package tensorboard; run: pip install tensorboard") from None
+    with SummaryWriter(run.folder / "tensorboard", purge_step=last_step(run) + 1) as writer:
+
+        def track(record: Record) -> None:
+            step, kind = record["step"], record["kind"]
+            if kind == "sample":
+                writer.add_text("sample", record["text"], step)
+            for name, value in _numbers(record).items():
+                writer.add_scalar(f"{kind}/{name}", value, step)
+
+        yield track
+
+
+@contextmanager
+def weights_and_biases(run: Run, project: str) -> Iterator[Track]:
+    """A run of Weights & Biases with the name of the folder; it goes on in the same one."""
+    try:
+        import wandb
+    except ImportError:
+        raise ImportError("--wandb needs the package wandb; run: pip install wandb") from None
+    name = run.folder.resolve().name
+    with wandb.init(project=project, name=name, id=name, resume="allow", config=asdict(run.recipe)) as tracker:
+
+        def track(record: Record) -> None:
+            numbers = _numbers(record)
+            tracker.log({f"{record['kind']}/{name}": value for name, value in numbers.items()}, step=record["step"])
+
+        yield track
+
+
+def _numbers(record: Record) -> dict[str, float]:
+    return {name: value for name, value in record.items() if name not in ("kind", "step", "seed", "text")}
