@@ -25,3 +25,15 @@ def to_bytes(spelled: str) -> bytes:
         return bytes(CHAR_TO_BYTE[char] for char in spelled)
     except KeyError as error:
         raise ValueError(f"the token {spelled!r} holds {error.args[0]!r}, which is not byte-level spelling") from None
+
+
+def to_utf8(text: str) -> bytes:
+    """The bytes that a text is made of.
+
+    Raises:
+        ValueError: if it holds half of a surrogate pair, which Python's str can and UTF-8 cannot.
+    """
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"the text holds half of a surrogate pair, {text!r}: it is not valid Unicode") from None

@@ -6,7 +6,8 @@ from functools import cached_property
 from pathlib import Path
 
 from .bpe import Merges, merge
-from .chat import Message, render
+from .byte_table import to_utf8
+from .chat import Format, Message, format_of, render
 from .save import save_hugging_face_tokenizer
 from .split import compile_patterns, split
 from .stream import TextStream
@@ -88,11 +89,8 @@ class Tokenizer:
         Raises:
             ValueError: for an id that is not in the vocabulary.
         """
-        ids = list(ids)
-        wrong = [token for token in ids if not 0 <= token < len(self.pieces)]
-        if wrong:
-            raise ValueError(f"token id {wrong[0]} is not in the vocabulary of 0 to {len(self.pieces) - 1}")
-        return b"".join(self.pieces[token] for token in ids).decode("utf-8", errors="replace")
+        stream = self.stream()
+        return "".join([stream.push(token) for token in ids]) + stream.flush()
 
     def stream(self) -> TextStream:
         """A decoder for tokens that come one at a time."""
@@ -101,18 +99,27 @@ class Tokenizer:
     def chat(self, messages: list[Message]) -> list[int]:
         """The token ids of a conversation in the model's own format, ready for the assistant's next answer.
 
+        The format is the chat template of the model's files. If they have none, it is the one whose special tokens
+        the vocabulary has: Llama 3's, ChatML, or Llama 2's.
+
         Special tokens that stand in the messages are read as plain characters: nobody can end their own turn and
         speak as someone else.
 
         Raises:
-            ValueError: if the model has no chat template, or the template refuses the messages.
+            ValueError: if the model has no format for chats, or the format refuses the messages.
         """
-        if self.chat_template is None:
+        form = self.chat_template if self.chat_template is not None else self._own_chat_format()
+        if form is None:
             raise ValueError("this model has no chat template; it continues text: use generate, or an Instruct model")
-        names = {"bos": self.bos_id, "eos": self.eos_id}
-        names = {f"{name}_token": "" if i is None else self.tokens[i] for name, i in names.items()}
-        rendered, marker = render(self.chat_template, messages, list(self.special), names)
-        return self._encode_special(rendered, marker)
+        bos, eos = ("" if i is None else self.tokens[i] for i in (self.bos_id, self.eos_id))
+        rendered, marker = render(form, messages, list(self.special), bos, eos)
+        ids = self._encode_special(rendered, marker)
+        if self.chat_template is None and self.add_bos and ids[:1] != [self.bos_id]:
+            ids.insert(0, self.bos_id)  # a template has written it, if the model is to see one
+        return ids
+
+    def _own_chat_format(self) -> Format | None:
+        return format_of(self.special)
 
     def save(self, folder: str | Path) -> None:
         """Write the tokenizer as files that `load_tokenizer` and transformers read (see `save.py`).
@@ -127,12 +134,13 @@ class Tokenizer:
         ids: list[int] = []
         start = 0
         for match in self._special_pattern.finditer(text):
-            ids += self._encode_ordinary(text[start : match.start()].replace(marker, ""))
+            ids += self._encode_ordinary(text[start : match.start()].replace(marker, ""), at_start=start == 0)
             ids.append(self.special[match[0]])
             start = match.end()
-        return ids + self._encode_ordinary(text[start:].replace(marker, ""))
+        return ids + self._encode_ordinary(text[start:].replace(marker, ""), at_start=start == 0)
 
-    def _encode_ordinary(self, text: str) -> list[int]:
+    def _encode_ordinary(self, text: str, at_start: bool = True) -> list[int]:
+        """`at_start` says that no special token stands before `text`. To byte-level BPE it makes no difference."""
         ids: list[int] = []
         for piece in split(text, self._patterns):
             found = self._cache.get(piece)
@@ -144,10 +152,7 @@ class Tokenizer:
         return ids
 
     def _encode_piece(self, piece: str) -> list[int]:
-        try:
-            raw = piece.encode()
-        except UnicodeEncodeError:
-            raise ValueError(f"the text holds half of a surrogate pair, {piece!r}: it is not valid Unicode") from None
+        raw = to_utf8(piece)
         if self.whole_first and raw in self._ids:
             return [self._ids[raw]]
         try:

@@ -6,7 +6,7 @@ from heapq import heapify, heappop, heappush
 from itertools import pairwise
 
 from .bpe import Merges, merge
-from .byte_table import CHAR_TO_BYTE
+from .byte_table import CHAR_TO_BYTE, to_utf8
 from .split import SPLITS, compile_patterns, split
 from .tokenizer import Tokenizer
 
@@ -78,7 +78,7 @@ def learn(
     """The tokens by id and the merges: at most `n_tokens`, fewer if every piece is one token before that.
 
     A pair is counted wherever it stands (in "aaa" twice). Of pairs that are equally frequent the one with the lower
-    ids is joined, the left id compared first. Where two ways lead to the same bytes they lead to the same token.
+    ids is joined, the left id compared first.
 
     Counting all pairs anew for each merge would take hours. A merge changes few of them, so we keep:
       words   each different piece once, as the ids it is at present, with the times that it occurs;
@@ -88,8 +88,8 @@ def learn(
               it is known by no longer being true when it comes out.
     """
     tokens = list(BYTES)
-    ids = {token: i for i, token in enumerate(tokens)}
-    words = [[ids[bytes([byte])] for byte in piece.encode()] for piece in pieces]
+    id_of = {token[0]: i for i, token in enumerate(BYTES)}
+    words = [[id_of[byte] for byte in to_utf8(piece)] for piece in pieces]
     times = list(pieces.values())
 
     counts: Counter[tuple[int, int]] = Counter()
@@ -103,14 +103,11 @@ def learn(
 
     merges: Merges = {}
     while heap and len(tokens) < n_tokens:
-        count, best = heappop(heap)
-        if -count != counts[best] or count == 0:
-            continue
-        joined = tokens[best[0]] + tokens[best[1]]
-        if joined not in ids:
-            ids[joined] = len(tokens)
-            tokens.append(joined)
-        merges[best] = (len(merges), ids[joined])
+        minus_count, best = heappop(heap)
+        if counts[best] != -minus_count:
+            continue  # an old entry
+        merges[best] = (len(merges), len(tokens))
+        tokens.append(tokens[best[0]] + tokens[best[1]])
 
         change: Counter[tuple[int, int]] = Counter()
         for w in places.pop(best):
@@ -123,7 +120,8 @@ def learn(
         for pair, difference in change.items():
             if difference:
                 counts[pair] += difference
-                heappush(heap, (-counts[pair], pair))
+                if counts[pair]:
+                    heappush(heap, (-counts[pair], pair))
         if progress:
             progress(len(tokens))
     return tokens, merges
