@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..rope import halves_to_adjacent
 from ..tokenizer import Tokenizer
+from ..tokenizer.gguf import UNUSED, gguf_fields
 from .gguf import gguf, rotated_heads
 from .gguf_config import check_sayable, config_to_fields, rope_divisors
 from .names import TO_GGUF, translate
@@ -55,12 +56,7 @@ def save_gguf(
     names = {tensor.name: translate(tensor.name, TO_GGUF) for tensor in checkpoint.tensors}
     check_sayable(path, checkpoint.config, names.values())
     kinds = {tensor.name: _kind(tensor, stored_type) for tensor in checkpoint.tensors}
-    if unfit := [names[name] for name, kind in kinds.items() if stored_type == "Q8_0" and kind == "F16"]:
-        warnings.warn(
-            f"{len(unfit)} matrices, the first {unfit[0]}, are stored as F16: their rows are no multiple of {BLOCK} "
-            "numbers long, as Q8_0 needs",
-            stacklevel=2,
-        )
+    _warn(checkpoint, names, kinds, stored_type)
     fields = _general(path, stored_type) | config_to_fields(checkpoint.config)
     fields |= _tokenizer_fields(path, tokenizer, checkpoint.config.vocab_size)
     try:
@@ -81,6 +77,23 @@ def _kind(tensor: StoredTensor, stored_type: str) -> str:
     return "F16" if stored_type == "Q8_0" and tensor.shape[-1] % BLOCK else stored_type
 
 
+def _warn(checkpoint: Checkpoint, names: dict[str, str], kinds: dict[str, str], stored_type: str) -> None:
+    """Say what the file holds, or how it will run, that whoever asked for it may not expect."""
+    unfit = [names[name] for name, kind in kinds.items() if stored_type == "Q8_0" and kind == "F16"]
+    if unfit:
+        warnings.warn(
+            f"stored as F16, because Q8_0 needs rows of a multiple of {BLOCK} numbers: {unfit[0]} and all like it",
+            stacklevel=3,
+        )
+    scaling = checkpoint.config.rope_scaling
+    if scaling and scaling.kind == "yarn" and (scaling.beta_fast, scaling.beta_slow) != (32, 1):
+        warnings.warn(
+            "the file says YaRN's beta_fast and beta_slow, which llama.cpp reads for other models only: "
+            "it will run this one as if they were 32 and 1, and give other tokens",
+            stacklevel=3,
+        )
+
+
 def _general(path: Path, stored_type: str) -> dict[str, Any]:
     file_type = "ALL_F32" if stored_type == "F32" else f"MOSTLY_{stored_type}"
     return {
@@ -94,9 +107,10 @@ def _general(path: Path, stored_type: str) -> dict[str, Any]:
 def _tokenizer_fields(path: Path, tokenizer: Tokenizer | None, vocab_size: int) -> dict[str, Any]:
     if tokenizer is None:
         return {"tokenizer.ggml.model": "no_vocab"}
-    from ..tokenizer.gguf import gguf_fields
-
-    fields = gguf_fields(tokenizer)
+    try:
+        fields = gguf_fields(tokenizer)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
     tokens, types = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
     spare = range(len(tokens), vocab_size)
     if len(tokens) > vocab_size:
@@ -106,7 +120,7 @@ def _tokenizer_fields(path: Path, tokenizer: Tokenizer | None, vocab_size: int) 
     # llama.cpp wants a token for each row of the embedding; some models have more rows than tokens.
     return fields | {
         "tokenizer.ggml.tokens": [*tokens, *(f"[PAD{i}]" for i in spare)],
-        "tokenizer.ggml.token_type": [*types, *(int(gguf.TokenType.UNUSED) for _ in spare)],
+        "tokenizer.ggml.token_type": [*types, *(UNUSED for _ in spare)],
     }
 
 

@@ -8,7 +8,7 @@ from .save import ranked_merges, vocabulary
 from .split import SPLITS
 from .tokenizer import Tokenizer
 
-NORMAL, CONTROL = 1, 3  # token types. Source: llama.cpp's gguf package, TokenType
+NORMAL, CONTROL, UNUSED = 1, 3, 5  # token types. Source: llama.cpp's gguf package, TokenType
 
 
 def read_gguf_tokenizer(path: Path) -> Tokenizer:
@@ -28,6 +28,8 @@ def read_gguf_tokenizer(path: Path) -> Tokenizer:
         raise ValueError(f"{path} cuts text by the rule {pre!r}; the rules known are {', '.join(SPLITS)}")
     tokens, lines = value("tokenizer.ggml.tokens", []), value("tokenizer.ggml.merges", [])
     types = value("tokenizer.ggml.token_type", [NORMAL] * len(tokens))
+    while len(types) == len(tokens) > 0 and types[-1] == UNUSED:  # rows of the embedding beyond the last token
+        del types[-1], tokens[-1]
     if len(types) != len(tokens) or not set(types) <= {NORMAL, CONTROL}:
         raise ValueError(
             f"{path} gives the types {sorted(set(types))} to {len(types)} of {len(tokens)} tokens; "
