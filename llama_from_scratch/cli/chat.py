@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     # The rule that SmolLM2-Instruct's model card uses.
     options.add_sampling(parser, temperature=0.2, top_p=0.9)
     options.add_running(parser)
+    parser.add_argument("--verbose", action="store_true", help="say on stderr how fast each answer was")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -3,6 +3,8 @@
 import argparse
 import os
 import re
+import sys
+from pathlib import Path
 
 import torch
 
@@ -26,7 +28,6 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dtype", default="float32", choices=DTYPES, help="type of the weights (default: %(default)s)")
     group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …, or mps (default: %(default)s)")
     group.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: PyTorch decides)")
-    group.add_argument("--verbose", action="store_true", help="say on stderr how fast it was")
 
 
 def add_sampling(parser: argparse.ArgumentParser, temperature: float, top_p: float | None) -> None:
@@ -49,6 +50,13 @@ def add_sampling(parser: argparse.ArgumentParser, temperature: float, top_p: flo
     group.add_argument(
         "--min-p", type=float, metavar="P", help="draw among tokens at least P times as likely as the best"
     )
+    group.add_argument(
+        "--repetition-penalty",
+        type=float,
+        default=1.0,
+        metavar="R",
+        help="make tokens that the text already holds less likely: 1.2 is usual, 1 changes nothing (default)",
+    )
     group.add_argument("--seed", type=int, metavar="N", help="the same seed draws the same text")
     parser.set_defaults(default_top_p=top_p)
 
@@ -67,24 +75,57 @@ def sampling(arguments: argparse.Namespace) -> Sampling:
             "taken; add --temperature 0.8, for example"
         )
     top_p = arguments.default_top_p if arguments.top_p is None and temperature > 0 else arguments.top_p
-    return Sampling(temperature, arguments.top_k, top_p, arguments.min_p, arguments.seed)
+    return Sampling(temperature, arguments.top_k, top_p, arguments.min_p, arguments.seed, arguments.repetition_penalty)
+
+
+def read_text(path: str) -> str:
+    """A text in UTF-8; - is the standard input."""
+    raw = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8 (byte {error.start}); convert it first") from None
 
 
 def load(arguments: argparse.Namespace) -> tuple[Llama, Tokenizer]:
     """The model and its tokenizer, on the device asked for."""
-    if arguments.threads is not None:
-        cpus = os.cpu_count() or 1
-        if not 1 <= arguments.threads <= cpus:  # PyTorch crashes where the system refuses to make so many
-            raise ValueError(f"--threads is {arguments.threads}; it must be from 1 to {cpus}, the CPUs of this machine")
-        torch.set_num_threads(arguments.threads)
-    device = _device(arguments.device)
+    set_threads(arguments.threads)
+    on = device(arguments.device)
     with loading(arguments.model):
         tokenizer = load_tokenizer(arguments.model)
-        model = Llama.from_pretrained(arguments.model, dtype=getattr(torch, arguments.dtype), device=device)
+        model = Llama.from_pretrained(arguments.model, dtype=getattr(torch, arguments.dtype), device=on)
     return model, tokenizer
 
 
-def _device(name: str) -> str:
+def load_draft(arguments: argparse.Namespace, tokenizer: Tokenizer) -> Llama:
+    """The model that --draft names, in the same type and place as the one that it helps.
+
+    Raises:
+        ValueError: if its tokens are not those of `tokenizer`.
+    """
+    with loading(arguments.draft):
+        if load_tokenizer(arguments.draft).pieces != tokenizer.pieces:
+            raise ValueError(
+                f"--draft {arguments.draft} and --model {arguments.model} have different vocabularies, so one cannot "
+                "guess for the other; take a smaller model of the same family, or --prompt-lookup"
+            )
+        return Llama.from_pretrained(
+            arguments.draft, dtype=getattr(torch, arguments.dtype), device=device(arguments.device)
+        )
+
+
+def set_threads(n: int | None) -> None:
+    """What --threads says; None leaves it to PyTorch."""
+    if n is None:
+        return
+    cpus = os.cpu_count() or 1
+    if not 1 <= n <= cpus:  # PyTorch crashes where the system refuses to make so many
+        raise ValueError(f"--threads is {n}; it must be from 1 to {cpus}, the CPUs of this machine")
+    torch.set_num_threads(n)
+
+
+def device(name: str) -> str:
+    """What --device says, if there is such a device here."""
     if not re.fullmatch(r"cpu|mps|cuda(:[0-9]+)?", name):
         raise ValueError(f"--device is {name!r}; it must be cpu, cuda, cuda:N or mps")
     if name.startswith("cuda") and int(name.partition(":")[2] or 0) >= torch.cuda.device_count():

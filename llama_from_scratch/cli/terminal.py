@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 # A model can write any byte, also those that command a terminal. There they are shown, not obeyed; a pipe gets them.
@@ -44,6 +44,21 @@ def loading(name: str) -> Iterator[None]:
         return
     with console(stderr=True).status(f"Loading {name} …"):
         yield
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr, if someone is looking; call what it gives with how much is done by now."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    screen = console(stderr=True)
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=screen, transient=True) as bars:
+        bar = bars.add_task(title, total=total)
+        yield lambda done: bars.update(bar, completed=done)
 
 
 def console(**options: bool) -> "rich.console.Console":

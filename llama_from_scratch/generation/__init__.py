@@ -2,7 +2,7 @@
 
 from .attention_maps import attention_maps
 from .caches import GrowingCache, fan_out
-from .draft import draft_model, prompt_lookup
+from .draft import Draft, draft_model, prompt_lookup
 from .evaluate import Evaluation, evaluate
 from .generate import generate, generate_batch, generate_samples, stream_samples
 from .log_probs import token_log_probs
@@ -10,6 +10,7 @@ from .sampling import Sampling, next_token, probabilities
 from .speculative import Tally, generate_speculative
 
 __all__ = [
+    "Draft",
     "Evaluation",
     "GrowingCache",
     "Sampling",
