@@ -236,7 +236,6 @@ def test_a_template_that_trims_sees_the_message_itself(tok):
 @pytest.mark.parametrize(
     ("template", "messages", "message"),
     [
-        (None, CONVERSATIONS[0], "no chat template"),
         ("{{ 1 }}", [], "no messages"),
         ("{{ 1 }}", [{"role": "user"}], "a role and a content"),
         ("{{ raise_exception('roles must alternate') }}", CONVERSATIONS[0], "roles must alternate"),

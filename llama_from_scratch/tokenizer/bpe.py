@@ -30,3 +30,23 @@ def merge(ids: list[int], merges: Merges) -> list[int]:
             if found := merges.get((ids[left], ids[after[left]])):
                 heappush(heap, (found[0], left))
     return [token for token in ids if token is not None]
+
+
+def merges_of_ranked(ids: dict[str, int] | dict[bytes, int], ranks: dict[int, int]) -> Merges:
+    """The merges of a vocabulary that ranks tokens, not pairs: two tokens join to any token that is their sum.
+
+    ids: the id of each token that takes part. ranks: the rank of each id that can be joined to.
+
+    Raises:
+        ValueError: for a token of more than 1,000 characters, which no training makes. (Looking at each place where it
+            can be cut would take for ever in a file that was made to stop us.)
+    """
+    merges = {}
+    for token, joined in ids.items():
+        if len(token) > 1000:
+            raise ValueError(f"token {joined} is {len(token)} characters long; at most 1000 are allowed")
+        for cut in range(1, len(token)):
+            left, right = ids.get(token[:cut]), ids.get(token[cut:])
+            if left is not None and right is not None:
+                merges[left, right] = (ranks[joined], joined)
+    return merges

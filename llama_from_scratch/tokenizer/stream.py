@@ -6,9 +6,9 @@ import codecs
 class TextStream:
     """Decodes one token at a time and never gives half a character: its bytes wait until the rest has come."""
 
-    def __init__(self, pieces: list[bytes]) -> None:
+    def __init__(self, pieces: list[bytes], errors: str = "replace") -> None:
         self._pieces = pieces
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors=errors)
 
     def push(self, token: int) -> str:
         """The text that `token` completes; empty while a character is unfinished.
