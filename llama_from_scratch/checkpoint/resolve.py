@@ -5,11 +5,14 @@ from pathlib import Path
 
 from ..config import PRESETS
 from .embedded import EMBEDDED, embedded_path
+from .files import is_meta
+from .run_folder import saves_in
 from .stored import PICKLES, CheckpointError
 
 ALLOWED = (
     f'give "{EMBEDDED}" (the model that comes with the project), the path of a GGUF file, the path of a folder with '
-    'config.json and safetensors, or "organisation/name" on the Hugging Face hub'
+    "config.json and safetensors or with params.json and consolidated.00.pth, "
+    'or "organisation/name" on the Hugging Face hub'
 )
 
 
@@ -26,13 +29,19 @@ def resolve(name: str | Path, *, weights: bool = True) -> Path:
     if not str(name):  # to a Path, nothing is the current folder
         raise CheckpointError(f"there is no model ''; {ALLOWED}")
     path = Path(name).expanduser()
+    if re.fullmatch(r"consolidated\.\d\d\.pth", path.name) and is_meta(path.parent):
+        return path.parent  # one file of a Meta checkpoint stands for all of them
     if path.suffix.lower() in PICKLES:
         raise CheckpointError(
             f"{name} is a pickle, and unpickling a file can run any code that its author put there; "
             "use the safetensors or GGUF version of this model"
         )
+    if (path / "run.json").is_file():
+        if not (saves := saves_in(path)):
+            raise CheckpointError(f"the run in {name} has not saved a model yet; wait for its first save")
+        return saves[-1]
     if path.is_dir():
-        files = [] if (path / "config.json").exists() else sorted(path.glob("*.gguf"))
+        files = [] if (path / "config.json").exists() or is_meta(path) else sorted(path.glob("*.gguf"))
         if len(files) > 1:
             raise CheckpointError(
                 f"{name} holds {len(files)} GGUF files; give the path of one of them, such as {files[0]}"

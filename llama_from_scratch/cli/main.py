@@ -6,12 +6,13 @@ import sys
 from collections.abc import Sequence
 
 from ..checkpoint import EMBEDDED
-from . import chat, generate, inspect
+from . import chat, evaluate, generate, inspect, train
 
 PROGRAM = "python -m llama_from_scratch"
 EXAMPLES = f"""examples:
   {PROGRAM} generate "The capital of France is" --max-new-tokens 20
   {PROGRAM} chat "What is a rainbow?"
+  {PROGRAM} evaluate book.txt
   {PROGRAM} inspect
 
 Each command explains itself: {PROGRAM} generate --help
@@ -33,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = top.add_subparsers(metavar="command", required=True)
-    for module in (generate, chat, inspect):
+    for module in (generate, chat, evaluate, train, inspect):
         summary = module.__doc__.splitlines()[0]
         command = commands.add_parser(
             module.__name__.rsplit(".", 1)[-1],

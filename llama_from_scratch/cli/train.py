@@ -1,0 +1,212 @@
+"""Train a model on text."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import MISSING, fields
+from pathlib import Path
+from types import FrameType
+
+from ..training import Recipe, Routine, begin, fresh_state, reopen, resume, train
+from ..training.recipe import option
+from ..training.trackers import tensorboard, weights_and_biases
+from . import options
+from .terminal import console, note, write
+
+EXAMPLES = """examples:
+  your own text, a file or a folder of .txt files:
+    PROGRAM train my-texts/ --out runs/mine --steps 500
+  Shakespeare and the Bible in modern English, fetched once:
+    PROGRAM train shakespeare web-bible --out runs/folio --steps 2000
+  stopped by Ctrl-C, a crash or a power cut? Go on from the last save, as if nothing had happened:
+    PROGRAM train --out runs/mine --resume
+  what it has learned, also while it is still learning:
+    PROGRAM generate "Once upon a time" --model runs/mine --temperature 0.8
+  a larger model, and a batch of 8 windows four times where memory is short:
+    PROGRAM train my-texts/ --out runs/big --dim 512 --layers 8 --ffn-dim 1408 --batch-size 8 --accumulate 4
+  a schedule that lets you decide late how long to train:
+    PROGRAM train my-texts/ --out runs/wsd --steps 2000 --schedule wsd --decay 400
+    PROGRAM train --out runs/wsd --resume --steps 5000"""
+
+GROUPS = {
+    "the tokenizer": {
+        "tokenizer": "use this model's tokenizer (default: one is learned from the training text)",
+        "vocab_size": "tokens to learn",
+    },
+    "the model": {
+        "dim": "width of the residual stream",
+        "layers": "blocks, one after another",
+        "heads": "query heads in each",
+        "kv_heads": "key/value heads, each shared by equally many query heads",
+        "ffn_dim": "width inside the feed-forward",
+        "context": "tokens that it can look back on",
+    },
+    "how it learns": {
+        "steps": "updates of the weights",
+        "batch_size": "windows of --context tokens in one pass",
+        "accumulate": "passes for one update: the batch is --batch-size times this",
+        "learning_rate": "size of an update at its largest",
+        "final_learning_rate": "at the end, as a part of --learning-rate",
+        "schedule": "cosine: down half a wave; wsd: flat, then down a line in the last --decay steps",
+        "warmup": "steps in which it grows to --learning-rate",
+        "decay": "steps of --schedule wsd in which it falls",
+        "weight_decay": "pull of matrices towards 0",
+        "clip": "largest norm of a gradient; longer ones are shortened",
+        "seed": "the same seed makes the same model on the same machine",
+        "precision": "float32, or bfloat16 for the matrix products: faster on a GPU, seldom on a CPU",
+    },
+}
+LOOKS = {
+    "evaluate_every": "steps between looks at the held-out text",
+    "evaluate_tokens": "tokens of it to look at, at most",
+    "sample_every": "steps between samples",
+    "sample_tokens": "length of a sample",
+    "prompt": "what samples begin with",
+    "save_every": "steps between saves",
+    "keep": "saves to keep",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "data", nargs="*", help="text files, folders of .txt files, or the named corpora shakespeare and web-bible"
+    )
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="where the run is kept, and the model in it")
+    parser.add_argument("--resume", action="store_true", help="go on from the last save in --out")
+    recipe = {field.name: field for field in fields(Recipe)}
+    for title, settings in GROUPS.items():
+        group = parser.add_argument_group(title)
+        for name, text in settings.items():
+            _add(group, recipe[name], text)
+    group = parser.add_argument_group("looking on, and saving")
+    for field in fields(Routine):
+        _add(group, field, LOOKS[field.name])
+    group.add_argument("--tensorboard", action="store_true", help="also log for TensorBoard, in --out/tensorboard")
+    group.add_argument("--wandb", metavar="PROJECT", help="also log to this project of Weights & Biases")
+    group = parser.add_argument_group("where it runs")
+    group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …, or mps (default: %(default)s)")
+    group.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: PyTorch decides)")
+    group.add_argument("--compile", action="store_true", help="compile the model first: minutes, then faster on a GPU")
+
+
+def _add(group: argparse._ArgumentGroup, field, text: str) -> None:
+    kind = field.type if field.type in (int, float) else str
+    known = field.default not in (MISSING, None, "")
+    group.add_argument(
+        option(field.name),
+        type=kind,
+        metavar={int: "N", float: "X", str: "TEXT"}[kind] if field.name != "tokenizer" else "NAME",
+        help=text + (f" (default: {field.default})" if known else ""),
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    given = {field.name: getattr(arguments, field.name) for field in fields(Recipe)}
+    given = {name: value for name, value in given.items() if value not in (None, [])}
+    if "data" in given:
+        given["data"] = tuple(given["data"])
+    looks = {field.name: getattr(arguments, field.name) for field in fields(Routine)}
+    routine = Routine(**{name: value for name, value in looks.items() if value is not None})
+    options.set_threads(arguments.threads)
+    device = options.device(arguments.device)
+    folder = Path(arguments.out).expanduser()
+
+    if arguments.resume:
+        job = resume(reopen(folder), given)
+    else:
+        with _preparing() as progress:
+            job = begin(folder, Recipe(**{"steps": 1000, **given}), progress)
+    state, tokenizer = fresh_state(job.recipe, device), job.tokenizer()
+    if arguments.compile:
+        state.model.compile()
+
+    with ExitStack() as stack:
+        trackers = []
+        if arguments.tensorboard:
+            trackers.append(stack.enter_context(tensorboard(job)))
+        if arguments.wandb:
+            trackers.append(stack.enter_context(weights_and_biases(job, arguments.wandb)))
+        show = stack.enter_context(_showing(job))
+        stopped = stack.enter_context(_stop_signals())
+        for record in train(job, state, tokenizer, routine, stopped):
+            show(record)
+            for track in trackers:
+                track(record)
+    if state.step < job.recipe.steps:
+        note(f"Saved at step {state.step}. Go on with: python -m llama_from_scratch train --out {folder} --resume")
+        raise KeyboardInterrupt
+    note(f'Done. Try it: python -m llama_from_scratch generate "The" --model {folder} --temperature 0.8')
+
+
+@contextmanager
+def _stop_signals() -> Iterator:
+    """Gives a function that says whether Ctrl-C was pressed or the system asked us to end. A second Ctrl-C ends now."""
+    asked = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        note("Finishing this step, then saving …")
+
+    old = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _preparing() -> Iterator:
+    """Shows on stderr, if someone is looking, how far the texts are."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import Progress
+
+    with Progress(console=console(stderr=True), transient=True) as bar:
+        tasks = {}
+
+        def progress(what: str, done: int, total: int | None) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done)
+
+        yield progress
+
+
+@contextmanager
+def _showing(job) -> Iterator:
+    """Gives what shows a record: steps move a bar on a terminal, what is worth keeping is written as lines."""
+    steps = job.recipe.steps
+
+    def line(record) -> None:
+        if record["kind"] == "held_out":
+            write(f"step {record['step']:,} of {steps:,}: held-out loss {record['loss']:.4f}\n")
+        if record["kind"] == "sample":
+            write(f"--- a sample at step {record['step']:,}\n{record['text']}\n---\n")
+
+    if not sys.stderr.isatty():
+        yield line
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]:,.0f} tokens/s "),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console(stderr=True), redirect_stdout=sys.stdout.isatty()) as bar:
+        task = bar.add_task("", total=steps, loss=float("nan"), speed=0)
+
+        def both(record) -> None:
+            if record["kind"] == "step":
+                speed = record["tokens_per_second"]
+                bar.update(task, completed=record["step"], loss=record["loss"], speed=speed)
+            line(record)
+
+        yield both
