@@ -3,7 +3,8 @@
 import argparse
 import sys
 
-from ..generation import Sampling, generate
+from ..generation import GrowingCache, Sampling, generate
+from ..generation.caches import is_same_in_pieces, rewind_to_shared
 from ..model import Llama
 from ..tokenizer import Tokenizer
 from . import options
@@ -83,6 +84,10 @@ class Conversation:
         self.max_new_tokens = max_new_tokens
         self.system = [] if system is None else [{"role": "system", "content": system}]
         self.turns: list[dict[str, str]] = []  # user and assistant, one after the other
+        # What was computed for the text so far: each question begins with the conversation before it.
+        weight = model.embedding.weight
+        self.cache = GrowingCache(model.config, 1, weight.dtype, weight.device)
+        self.held: list[int] = []
 
     def ask(self, question: str) -> bool:
         """Write the model's answer to stdout as it is made, and remember both. False if Ctrl-C stopped it.
@@ -93,11 +98,14 @@ class Conversation:
         asked = {"role": "user", "content": question}
         prompt = self._fit(asked)
         watch = Stopwatch()
-        tokens = generate(self.model, prompt, self.max_new_tokens, self.rule, self.tokenizer.stop_ids)
+        rewind_to_shared(self.cache, self.held if is_same_in_pieces(self.model.config) else [], prompt)
+        tokens = generate(self.model, prompt, self.max_new_tokens, self.rule, self.tokenizer.stop_ids, self.cache)
+        self.held = list(prompt)
         stream, answer, finished = self.tokenizer.stream(), "", True
         try:
             for token in tokens:
                 watch.tick()
+                self.held.append(token)
                 part = stream.push(token)
                 answer += part
                 write(part)

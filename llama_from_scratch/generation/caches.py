@@ -1,5 +1,6 @@
 """What generation does with the cache: let it grow, and copy it for several continuations of one text."""
 
+from collections.abc import Sequence
 from copy import copy
 
 import torch
@@ -24,7 +25,8 @@ class GrowingLayerCache(LayerCache):
     def make_room(self, needed: int) -> None:
         capacity = self.keys.shape[2]
         more = max(needed, min(2 * capacity, self.limit)) - capacity
-        self.keys, self.values = F.pad(self.keys, (0, 0, 0, more)), F.pad(self.values, (0, 0, 0, more))
+        with torch.inference_mode(False):  # buffers made within that mode could not be written to outside
+            self.keys, self.values = F.pad(self.keys, (0, 0, 0, more)), F.pad(self.values, (0, 0, 0, more))
 
 
 class GrowingCache(KVCache):
@@ -60,6 +62,16 @@ def fan_out(cache: KVCache, n: int) -> KVCache:
     for layer in wide.layers:
         layer.keys, layer.values = layer.keys.repeat_interleave(n, dim=0), layer.values.repeat_interleave(n, dim=0)
     return wide
+
+
+def rewind_to_shared(cache: KVCache, held: Sequence[int], ids: Sequence[int]) -> None:
+    """Keep of a cache that was given the tokens `held` what is of use for the text `ids`: those with which both begin.
+
+    At least the last token of `ids` is left to compute, since what follows it is not in the cache.
+    """
+    pairs = enumerate(zip(held, ids, strict=False))
+    shared = next((i for i, (one, other) in pairs if one != other), min(len(held), len(ids)))
+    cache.rewind(max(0, min(shared, cache.length, len(ids) - 1)))
 
 
 def is_same_in_pieces(config: LlamaConfig) -> bool:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..model import Llama
-from .caches import GrowingCache
+from .caches import GrowingCache, rewind_to_shared
 from .prompt import as_tokens, run_prompt, seen_tokens
 from .sampling import Sampling, draw, probabilities
 
@@ -42,7 +42,7 @@ def draft_model(model: Llama, small: Llama) -> Draft:
     ) -> tuple[list[int], Float[Tensor, "guesses vocab"]]:
         text, chances = list(ids), [torch.zeros(0, vocab, device=device)]
         seen = seen_tokens(small, [ids], sampling)
-        cache.rewind(min(shared_prefix(held, text), cache.length, len(text) - 1))
+        rewind_to_shared(cache, held, text)
         for _ in range(min(n, small.config.max_seq_len - len(ids) + 1)):
             logits = run_prompt(small, as_tokens(small, [text[cache.length :]]), cache)
             chances.append(probabilities(logits, sampling, seen))
@@ -80,8 +80,3 @@ def followed(ids: list[int], longest: int) -> list[int]:
             if ids[start : start + size] == ids[-size:]:
                 return ids[start + size :]
     return []
-
-
-def shared_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """The number of tokens with which both begin."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
