@@ -52,6 +52,7 @@ CASES = {
     "wide-heads": replace(GQA, head_dim=24),  # dim / n_heads is 16
     "narrow-heads": replace(GQA, head_dim=8, tie_embeddings=True),
     "eps-1e-6": replace(GQA, norm_eps=1e-6),
+    "biases": replace(GQA, attention_bias=True, ffn_bias=True),
     "linear": scaled("linear", 4.0, None),
     "dynamic": scaled("dynamic", 2.0),  # 64 tokens are twice what it was trained on
     "dynamic-within": scaled("dynamic", 2.0, original=128),  # 64 tokens are within it
@@ -94,6 +95,8 @@ def hf_config(config: LlamaConfig) -> transformers.LlamaConfig:
         rope_parameters={**rope, "rope_theta": config.rope_theta},
         max_position_embeddings=context,
         tie_word_embeddings=config.tie_embeddings,
+        attention_bias=config.attention_bias,
+        mlp_bias=config.ffn_bias,
         pad_token_id=None,
         bos_token_id=None,
         eos_token_id=None,
@@ -120,7 +123,7 @@ def copy_weights(theirs: transformers.LlamaForCausalLM, ours: Llama) -> Llama:
     """Give our model the weights of theirs."""
     with torch.no_grad():
         for mine, yours in module_pairs(theirs, ours):
-            mine.weight.copy_(yours.weight)
+            mine.load_state_dict(yours.state_dict())
     return ours
 
 

@@ -23,7 +23,7 @@ except ModuleNotFoundError:
     raise ImportError("reading GGUF files needs the package gguf; run: pip install gguf") from None
 
 CHUNK = 2**18  # numbers dequantised at a time: gguf's temporaries are several times this, and small beside a model
-TOKENIZERS = {"gpt2": "byte-level BPE", "llama": "SentencePiece BPE"}
+TOKENIZERS = {"gpt2": "byte-level BPE", "llama": "SentencePiece BPE", "no_vocab": None}
 
 
 class GGUFFile(gguf.GGUFReader):
