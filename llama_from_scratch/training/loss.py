@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 IGNORE = -100  # a target that does not count: padding, or a part of the text that is not to be learned
 
-MicroBatch = tuple[Int[Tensor, "batch seq"], Int[Tensor, "batch seq"]]  # tokens, and the token that follows each
+# Tokens, and the token that follows each. (With _ the sizes of two micro-batches may differ.)
+MicroBatch = tuple[Int[Tensor, "_batch _seq"], Int[Tensor, "_batch _seq"]]
 
 
 def next_token_loss(logits: Float[Tensor, "batch seq vocab"], targets: Int[Tensor, "batch seq"]) -> Float[Tensor, ""]:

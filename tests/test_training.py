@@ -1,0 +1,402 @@
+"""The parts of training, each against an independent computation or its definition."""
+
+import contextlib
+import hashlib
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llama_from_scratch import Llama, LlamaConfig
+from llama_from_scratch.tokenizer import train_bpe
+from llama_from_scratch.training import Recipe, take_step
+from llama_from_scratch.training.batches import Batches, in_order
+from llama_from_scratch.training.log import Log, read_log
+from llama_from_scratch.training.loss import IGNORE, backward, mean_loss, next_token_loss
+from llama_from_scratch.training.optimizer import adamw, parameter_groups
+from llama_from_scratch.training.schedule import warmup_cosine, warmup_stable_decay
+from llama_from_scratch.training.texts import Document, read_texts
+from llama_from_scratch.training.tokens import read_tokens, write_tokens
+
+FP32 = contextlib.nullcontext()
+
+
+def small_config(**changes) -> LlamaConfig:
+    sizes = {"vocab_size": 128, "dim": 64, "n_layers": 2, "n_heads": 8, "n_kv_heads": 2, "head_dim": 8, "ffn_dim": 96}
+    return LlamaConfig(**{**sizes, "max_seq_len": 128, "tie_embeddings": True, **changes})
+
+
+def strong_model(**changes) -> Llama:
+    """Weights so large that every part of the model leaves a trace in the loss."""
+    model = Llama(small_config(**changes))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.uniform_(0.25, 1.75) if weight.dim() == 1 else weight.normal_(0, 0.2)
+    return model
+
+
+def batch(rows: int, length: int, ignored: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    tokens = torch.randint(0, 128, (rows, length + 1))
+    targets = tokens[:, 1:].clone()
+    targets.view(-1)[torch.randperm(rows * length)[:ignored]] = IGNORE
+    return tokens[:, :-1], targets
+
+
+# --- the loss ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_gradient_is_that_of_transformers(tied, tmp_path):
+    """Loss and every gradient, GQA, length 96; theirs shifts the labels itself and takes the mean."""
+    from llama_from_scratch.checkpoint import save_model
+    from llama_from_scratch.checkpoint.names import TO_HUGGING_FACE, translate
+
+    model = strong_model(tie_embeddings=tied)
+    save_model(model, tmp_path / "model")
+    theirs = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "model", attn_implementation="eager")
+    theirs = theirs.float()
+    tokens = torch.randint(0, 128, (3, 97))
+    labels = tokens.clone()
+    labels[0, 40:60] = labels[2, 1:90] = IGNORE  # unequally many in each row
+
+    expected = theirs(input_ids=tokens, labels=labels).loss
+    expected.backward()
+    loss = backward(model, [(tokens[:, :-1], labels[:, 1:])], FP32)
+
+    assert loss == pytest.approx(expected.item(), abs=1e-5)
+    gradients = {name: weight.grad for name, weight in theirs.named_parameters()}
+    for name, weight in model.named_parameters():
+        reference = gradients[translate(name, TO_HUGGING_FACE)]
+        torch.testing.assert_close(weight.grad, reference, rtol=1e-4, atol=1e-5 * float(reference.abs().max()) + 1e-6)
+
+
+def test_the_loss_of_half_precision_logits_is_computed_in_fp32():
+    logits, targets = torch.randn(2, 64, 128) * 8, torch.randint(0, 128, (2, 64))
+    low = logits.bfloat16()
+    exact = F.nll_loss(low.double().log_softmax(-1).flatten(0, 1), targets.flatten(), reduction="sum")
+    loss = next_token_loss(low, targets)
+    assert loss.dtype == torch.float32
+    assert float(loss) == pytest.approx(float(exact), rel=1e-6)
+
+
+def test_accumulated_micro_batches_of_unequal_size_are_one_big_batch():
+    """The mean of means, which many loops take, is another number here."""
+    parts = [batch(2, 64, ignored=120), batch(2, 64), batch(2, 64, ignored=60)]
+    together = tuple(torch.cat(column) for column in zip(*parts, strict=True))
+    model = strong_model()
+    big = backward(model, [together], FP32)
+    expected = [weight.grad.clone() for weight in model.parameters()]
+    model.zero_grad()
+    small = backward(model, parts, FP32)
+    means = [mean_loss(model, [part], FP32) for part in parts]
+
+    assert small == pytest.approx(big, abs=1e-5)
+    assert abs(sum(means) / 3 - big) > 1e-2
+    for weight, gradient in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(weight.grad, gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
+
+
+def test_mean_loss_weighs_tokens_and_leaves_no_gradient():
+    model, parts = strong_model(), [batch(1, 64, ignored=60), batch(3, 32)]
+    found = mean_loss(model, parts, FP32)
+    total = sum(next_token_loss(model(tokens), targets).item() for tokens, targets in parts)
+    assert found == pytest.approx(total / (4 + 96), rel=1e-5)
+    assert all(weight.grad is None for weight in model.parameters())
+
+
+def test_one_batch_can_be_learned_by_heart():
+    recipe = Recipe(data=("x",), steps=150, warmup=10, learning_rate=3e-3, vocab_size=128)
+    model, one = Llama(small_config()), batch(4, 32)
+    optimizer = adamw(model, recipe.learning_rate, weight_decay=0.0)
+    first = mean_loss(model, [one], FP32)
+    for step in range(recipe.steps):
+        take_step(model, optimizer, [one], recipe, step)
+    assert first == pytest.approx(math.log(128), abs=0.3)
+    assert mean_loss(model, [one], FP32) < 0.05
+
+
+def test_bfloat16_autocast_trains_fp32_weights():
+    recipe = Recipe(data=("x",), steps=10, warmup=0, precision="bfloat16", vocab_size=128)
+    model, one = Llama(small_config()), batch(4, 32)
+    optimizer = adamw(model, 1e-3)
+    losses = [take_step(model, optimizer, [one], recipe, step)[0] for step in range(10)]
+    assert losses[-1] < losses[0]
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+    assert losses[0] != mean_loss(Llama(small_config()), [one], FP32)  # it was another arithmetic
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_ends_it_and_leaves_the_weights(broken):
+    recipe = Recipe(data=("x",), steps=10, warmup=0, vocab_size=128)
+    model = Llama(small_config())
+    optimizer = adamw(model, 1e-3)
+    model.norm.register_forward_hook(lambda _module, _inputs, output: output * broken)
+    before = [weight.detach().clone() for weight in model.parameters()]
+    with pytest.raises(ValueError, match=r"^in step 4 the loss is nan .* smaller --learning-rate than 0\.002"):
+        take_step(model, optimizer, [batch(2, 16)], recipe, 3)
+    assert all(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
+
+
+def test_the_gradient_is_clipped_to_the_norm_that_the_recipe_says():
+    recipe = Recipe(data=("x",), steps=10, warmup=0, clip=0.25, vocab_size=128)
+    model = strong_model()
+    kept = {}
+    optimizer = adamw(model, 1e-3)
+    optimizer.register_step_pre_hook(lambda *_: kept.update(g=[w.grad.clone() for w in model.parameters()]))
+    _, norm = take_step(model, optimizer, [batch(2, 16)], recipe, 0)
+    clipped = math.sqrt(sum(float(g.double().square().sum()) for g in kept["g"]))
+    assert norm > 0.25
+    assert clipped == pytest.approx(0.25, rel=1e-4)
+    assert all(weight.grad is None for weight in model.parameters())  # nothing is left for the next step
+
+
+# --- the optimizer -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_only_matrices_decay(tied):
+    model = Llama(small_config(tie_embeddings=tied, attention_bias=True))
+    names = {weight: name for name, weight in model.named_parameters()}
+    matrices, vectors = parameter_groups(model, 0.1)
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.1, 0.0)
+    assert all(
+        name.endswith(("proj.weight", "embedding.weight", "lm_head.weight"))
+        for name in map(names.get, matrices["params"])
+    )
+    assert all("norm" in name or name.endswith("bias") for name in map(names.get, vectors["params"]))
+    assert len(matrices["params"]) + len(vectors["params"]) == len(names)
+
+
+def test_an_update_is_adamw_as_the_paper_writes_it():
+    """Two steps, in double precision, by hand (Loshchilov and Hutter, 2019, algorithm 2)."""
+    model = Llama(small_config())
+    optimizer = adamw(model, 0.01, weight_decay=0.1)
+    start = {name: weight.detach().double() for name, weight in model.named_parameters()}
+    m = {name: torch.zeros_like(weight) for name, weight in start.items()}
+    v = {name: torch.zeros_like(weight) for name, weight in start.items()}
+    for t in (1, 2):
+        backward(model, [batch(2, 16)], FP32)
+        for name, weight in model.named_parameters():
+            g = weight.grad.double()
+            m[name], v[name] = 0.9 * m[name] + 0.1 * g, 0.95 * v[name] + 0.05 * g * g
+            update = m[name] / (1 - 0.9**t) / ((v[name] / (1 - 0.95**t)).sqrt() + 1e-8)
+            decay = 0.1 if weight.dim() == 2 else 0.0
+            start[name] = start[name] - 0.01 * (update + decay * start[name])
+        optimizer.step()
+        optimizer.zero_grad()
+    for name, weight in model.named_parameters():
+        torch.testing.assert_close(weight.double(), start[name], rtol=0, atol=1e-5)
+
+
+# --- the schedules -----------------------------------------------------------------------------------------------
+
+
+def test_cosine_at_its_corners():
+    rate = [warmup_cosine(step, steps=101, warmup=10, final=0.1) for step in range(101)]
+    assert rate[0] == pytest.approx(0.1) and rate[9] == rate[10] == 1.0
+    assert rate[55] == pytest.approx(0.55)  # half way down
+    assert rate[100] == pytest.approx(0.1)
+    assert all(a >= b for a, b in zip(rate[10:], rate[11:], strict=False))
+    assert warmup_cosine(0, 1, 0, 0.1) == 1.0  # one step in all
+
+
+def test_wsd_at_its_corners():
+    rate = [warmup_stable_decay(step, steps=100, warmup=10, decay=20, final=0.0) for step in range(100)]
+    assert rate[0] == pytest.approx(0.1) and rate[9] == rate[10] == 1.0
+    assert set(rate[9:80]) == {1.0}
+    assert rate[80] == pytest.approx(0.95) and rate[89] == pytest.approx(0.5) and rate[99] == 0.0
+    assert [warmup_stable_decay(s, 5, 0, 0, 0.5) for s in range(5)] == [1.0] * 5
+
+
+@given(st.integers(1, 300), st.data())
+def test_wsd_does_not_know_its_end_before_it_falls(steps, data):
+    warmup = data.draw(st.integers(0, steps))
+    decay = data.draw(st.integers(0, steps - warmup))
+    step = data.draw(st.integers(0, steps - 1))
+    rate = warmup_stable_decay(step, steps, warmup, decay, 0.1)
+    assert 0 < rate <= 1
+    if step < steps - decay:
+        assert rate == warmup_stable_decay(step, steps + 1000, warmup, decay, 0.1)
+
+
+# --- batches -----------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(2, 9), st.integers(1, 5), st.integers(0, 400), st.integers(0, 3))
+def test_each_epoch_has_every_window_once_and_targets_are_the_next_tokens(context, size, extra, seed):
+    tokens = np.arange((size + 1) * context + extra, dtype=np.uint16)
+    batches = Batches(tokens, context, size, seed)
+    windows = batches.windows
+    rows = [row for i in range(2 * windows) for row in zip(*batches[i], strict=True)]  # 2 · size epochs
+    assert all(torch.equal(inputs + 1, targets) for inputs, targets in rows)
+    for epoch in range(2 * size):
+        starts = sorted(int(inputs[0]) for inputs, _ in rows[epoch * windows : (epoch + 1) * windows])
+        assert starts[0] < context and set(np.diff(starts)) <= {context}
+        assert starts[-1] + context < len(tokens)
+
+
+def test_the_order_follows_from_seed_and_number_alone():
+    tokens = np.random.default_rng(0).integers(0, 500, 5000).astype(np.uint16)
+    once, again = Batches(tokens, 16, 4, seed=7), Batches(tokens, 16, 4, seed=7)
+    forwards = [once[i] for i in range(200)]  # more than two epochs
+    for i in reversed(range(200)):
+        assert all(torch.equal(*pair) for pair in zip(again[i], forwards[i], strict=True))
+    assert not torch.equal(Batches(tokens, 16, 4, seed=8)[0][0], forwards[0][0])
+    epoch = once.windows // 4
+    assert not torch.equal(once[0][0], once[epoch][0])  # another order the next time
+
+
+def test_a_text_that_is_too_short_for_a_batch():
+    Batches(np.zeros(5 * 16, np.uint16), 16, 4, 0)
+    with pytest.raises(
+        ValueError, match=r"^the text has 79 tokens, and a batch of 4 windows of 16 needs 80; give more"
+    ):
+        Batches(np.zeros(5 * 16 - 1, np.uint16), 16, 4, 0)
+
+
+@given(st.integers(2, 200), st.integers(1, 20), st.integers(1, 7))
+def test_in_order_gives_every_token_but_the_first_once_as_target(n, context, size):
+    tokens = np.arange(n, dtype=np.uint32)
+    found = []
+    for inputs, targets in in_order(tokens, context, size):
+        real = targets != IGNORE
+        assert inputs.shape[0] <= size
+        assert torch.equal(inputs[real] + 1, targets[real])
+        found += targets[real].tolist()
+    assert found == list(range(1, n))
+
+
+def test_in_order_with_a_limit_looks_everywhere():
+    targets = [t for _, targets in in_order(np.arange(10_000), 10, 8, limit=500) for t in targets.flatten().tolist()]
+    assert len(targets) == 500 and min(targets) < 20 and max(targets) > 9_980
+
+
+# --- texts and tokens --------------------------------------------------------------------------------------------
+
+
+def test_files_and_folders_in_order_of_their_names_and_the_end_of_each_is_held_out(tmp_path):
+    lines = [f"line {i:03}\n" for i in range(100)]
+    (tmp_path / "b.txt").write_text("".join(lines))
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.txt").write_text("x" * 200)
+    (tmp_path / "notes.md").write_text("not a .txt file")
+    train, held_out = read_texts([str(tmp_path)])
+    assert [d.name for d in train] == [str(tmp_path / "b.txt"), str(tmp_path / "sub" / "a.txt")]
+    assert train[0].text + held_out[0].text == "".join(lines)
+    assert held_out[0].text == "".join(lines[95:])
+    assert (train[1].text, held_out[1].text) == ("x" * 190, "x" * 10)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda p: None,
+            "there is no text '{p}'; give a text file, a folder of .txt files, or a named corpus: shakespeare",
+        ),
+        (lambda p: p.mkdir(), "{p} holds no file that ends in .txt"),
+        (lambda p: p.write_bytes(b"abc\xff"), "{p} is not text in UTF-8 (byte 3); convert it first"),
+        (lambda p: p.write_text(" \n"), "{p} holds no text; give a file that does, or take it away"),
+    ],
+)
+def test_texts_that_cannot_be_used(make, message, tmp_path):
+    path = tmp_path / "input"
+    make(path)
+    with pytest.raises(ValueError) as error:
+        read_texts([str(path)])
+    assert str(error.value).startswith(message.format(p=path))
+
+
+@pytest.fixture(scope="module")
+def tok():
+    return train_bpe("the quick brown fox jumps over the lazy dog, and the dog sleeps on " * 20, 290)
+
+
+def test_tokens_are_the_documents_with_an_end_behind_each(tok, tmp_path):
+    documents = [Document("one", "the quick brown"), Document("two", "fox: 狐 \U0001f98a")]
+    write_tokens(tmp_path / "data", {"train": documents, "held_out": documents[:1]}, tok)
+    tokens = read_tokens(tmp_path / "data", "train")
+    assert isinstance(tokens, np.memmap) and tokens.dtype == np.uint16
+    assert tok.decode(tokens.tolist()) == "the quick brown<|endoftext|>fox: 狐 \U0001f98a<|endoftext|>"
+    stored = json.loads((tmp_path / "data" / "data.json").read_text())
+    entry = stored["train"]["documents"][1]
+    raw = documents[1].text.encode()
+    assert (entry["name"], entry["bytes"], entry["sha256"]) == ("two", len(raw), hashlib.sha256(raw).hexdigest())
+    assert sum(d["tokens"] for d in stored["train"]["documents"]) == len(tokens)
+
+
+@pytest.mark.parametrize("harm", ["cut", "changed", "gone", "pickle"])
+def test_tokens_that_are_not_what_was_written(harm, tok, tmp_path):
+    write_tokens(tmp_path / "data", {"train": [Document("one", "the dog " * 50)]}, tok)
+    file = tmp_path / "data" / "train.npy"
+    raw = file.read_bytes()
+    if harm == "cut":
+        file.write_bytes(raw[:-10])
+    elif harm == "changed":
+        file.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    elif harm == "gone":
+        file.unlink()
+    else:
+        np.save(file, np.array([{"code": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"train\.npy (cannot be read|is not what was written there).*begin a new run"):
+        read_tokens(tmp_path / "data", "train")
+
+
+# --- the log -----------------------------------------------------------------------------------------------------
+
+
+def test_the_log_forgets_what_was_never_saved(tmp_path):
+    path = tmp_path / "log.jsonl"
+    log = Log(path, 0)
+    log.write({"step": 1})
+    length = log.sync()
+    log.write({"step": 2})
+    log.close()
+    with path.open("ab") as file:
+        file.write(b'{"step": 3')  # killed while it wrote
+    assert list(read_log(path)) == [{"step": 1}, {"step": 2}]
+    log = Log(path, length)
+    log.write({"step": 2, "again": True})
+    assert list(read_log(path)) == [{"step": 1}, {"step": 2, "again": True}]
+    log.close()
+    with pytest.raises(ValueError, match=r"has 0 bytes and had 12 when the run was last saved"):
+        path.write_bytes(b"")
+        Log(path, 12)
+
+
+# --- the recipe --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": ()}, "there is no text to train on"),
+        ({"steps": 0}, "--steps is 0; it must be a whole number of at least 1"),
+        ({"steps": 1.5}, "--steps is 1.5; it must be a whole number"),
+        ({"batch_size": -1}, "--batch-size is -1; it must be a whole number of at least 1"),
+        ({"seed": -1}, "--seed is -1; it must be a whole number of at least 0"),
+        ({"learning_rate": 0.0}, "--learning-rate is 0.0; it must be above 0"),
+        ({"learning_rate": float("nan")}, "--learning-rate is nan; it must be a finite number"),
+        ({"learning_rate": float("inf")}, "--learning-rate is inf; it must be a finite number"),
+        ({"clip": 0.0}, "--clip is 0.0; it must be above 0"),
+        ({"weight_decay": -0.1}, "--weight-decay is -0.1; it must be a finite number of at least 0"),
+        ({"final_learning_rate": 2.0}, "--final-learning-rate is 2.0; it must be from 0 to 1"),
+        ({"schedule": "linear"}, "--schedule is 'linear'; it must be one of cosine, wsd"),
+        ({"precision": "float16"}, "--precision is 'float16'; it must be one of float32, bfloat16"),
+        ({"decay": 10}, "--decay is 10; it must be 0 where the schedule is cosine"),
+        ({"warmup": 60, "decay": 60, "schedule": "wsd"}, "--warmup 60 and --decay 60 take more than --steps 100"),
+        ({"dim": 250}, "--dim is 250; it must be a multiple of --heads 8"),
+        ({"kv_heads": 3}, "n_heads is 8 and n_kv_heads is 3"),
+        ({"dim": 8}, "head_dim is 1; it must be even"),
+    ],
+)
+def test_recipes_that_cannot_be(changes, message, as_users_run_it):
+    with pytest.raises(ValueError) as error:
+        Recipe(**{"data": ("x",), "steps": 100, **changes})
+    assert str(error.value).startswith(message)
