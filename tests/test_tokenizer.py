@@ -396,7 +396,7 @@ def test_a_template_in_a_file_of_its_own_wins(small, tmp_path):
     ("changes", "message"),
     [
         ({"model__type": "Unigram"}, "model is Unigram"),
-        ({"model__byte_fallback": True}, "byte fallback"),
+        ({"model__byte_fallback": True}, "prepares text|byte_fallback and ignore_merges"),
         ({"model__dropout": 0.1}, "dropout"),
         ({"normalizer": {"type": "NFC"}}, "normalizer"),
         ({"pre_tokenizer": None}, "cuts text"),
@@ -453,10 +453,10 @@ def test_damaged_gguf_headers_are_refused(small, tmp_path):
 
 
 def test_models_without_a_tokenizer(tmp_path):
-    with pytest.raises(ValueError, match="has no tokenizer.json; put"):
+    with pytest.raises(ValueError, match="has no tokenizer.json and no tokenizer.model; put"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.model").touch()
-    with pytest.raises(ValueError, match="SentencePiece"):
+    with pytest.raises(ValueError, match="tokenizer.model is empty"):
         load_tokenizer(tmp_path)
     with pytest.raises(ValueError, match="there is no file"):
         load_tokenizer(tmp_path / "no.gguf")

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from .byte_table import to_bytes
+from .sentencepiece import SentencePieceTokenizer
+from .sentencepiece_json import vocabulary_from_json
 from .split import DIGIT, GPT2, LLAMA3
 from .tokenizer import Tokenizer
 
@@ -12,19 +14,12 @@ KNOWN = (GPT2, DIGIT, LLAMA3)
 
 
 def read_hugging_face_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a folder, if it is byte-level BPE with a way of cutting text that is known here.
+    """The tokenizer of a folder, if it is byte-level BPE or SentencePiece BPE, and prepares text in a way known here.
 
     Raises:
         ValueError: for anything else; the message says what it was.
     """
     path = folder / "tokenizer.json"
-    if not path.exists():
-        older = (
-            " (its tokenizer.model is SentencePiece, which is not known here)"
-            if (folder / "tokenizer.model").exists()
-            else ""
-        )
-        raise ValueError(f"{folder} has no tokenizer.json{older}; put the one of its model there")
     data = _read_json(path)
     try:
         return _build(data, folder)
@@ -36,26 +31,17 @@ def read_hugging_face_tokenizer(folder: Path) -> Tokenizer:
 
 def _build(data: dict[str, Any], folder: Path) -> Tokenizer:
     model = data["model"]
-    if model["type"] != "BPE" or model.get("byte_fallback"):
-        kind = model["type"] + (" with byte fallback" if model.get("byte_fallback") else "")
-        raise ValueError(f"its model is {kind}; only byte-level BPE is known here")
+    if model["type"] != "BPE":
+        raise ValueError(f"its model is {model['type']}; only BPE is known here")
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
             raise ValueError(f"its model has {key} = {model[key]!r}, which is not known here")
-    if data.get("normalizer"):
-        raise ValueError(f"it changes text with a normalizer ({data['normalizer']['type']}), which is not known here")
-
     ids: dict[str, int] = model["vocab"]
     special: dict[str, int] = {}
     for added in data.get("added_tokens", []):
         if not added["special"] or added["lstrip"] or added["rstrip"] or added["single_word"]:
             raise ValueError(f"its added token {added['content']!r} has options that are not known here")
         special[added["content"]] = added["id"]
-    by_id = {i: to_bytes(token) for token, i in ids.items() if token not in special}
-    by_id |= {i: token.encode() for token, i in special.items()}
-    if sorted(by_id) != list(range(len(by_id))):
-        raise ValueError(f"its {len(by_id)} tokens do not have the ids 0 to {len(by_id) - 1}")
-
     merges = {}
     for rank, pair in enumerate(model["merges"]):
         left, right = pair.split(" ") if isinstance(pair, str) else pair  # older files and newer ones
@@ -65,19 +51,30 @@ def _build(data: dict[str, Any], folder: Path) -> Tokenizer:
             )
         merges[ids[left], ids[right]] = (rank, ids[left + right])
 
-    config_path = folder / "tokenizer_config.json"
-    config = _read_json(config_path) if config_path.exists() else {}
+    config = _read_config(folder)
     bos_id, eos_id = (_special_id(config.get(key), special) for key in ("bos_token", "eos_token"))
+    settings: dict[str, Any] = {
+        "bos_id": bos_id,
+        "eos_id": eos_id,
+        "add_bos": _adds_bos(data.get("post_processor"), bos_id, special),
+        "chat_template": read_chat_template(folder),
+    }
+    if model.get("byte_fallback"):
+        return SentencePieceTokenizer(**vocabulary_from_json(data, special, merges), **settings)
+
+    if data.get("normalizer"):
+        raise ValueError(f"it changes text with a normalizer ({data['normalizer']['type']}), which is not known here")
+    by_id = {i: to_bytes(token) for token, i in ids.items() if token not in special}
+    by_id |= {i: token.encode() for token, i in special.items()}
+    if sorted(by_id) != list(range(len(by_id))):
+        raise ValueError(f"its {len(by_id)} tokens do not have the ids 0 to {len(by_id) - 1}")
     return Tokenizer(
         pieces=[by_id[i] for i in range(len(by_id))],
         merges=merges,
         special=special,
         patterns=_patterns(data.get("pre_tokenizer")),
         whole_first=bool(model.get("ignore_merges")),
-        bos_id=bos_id,
-        eos_id=eos_id,
-        add_bos=_adds_bos(data.get("post_processor"), bos_id, special),
-        chat_template=_chat_template(folder, config),
+        **settings,
     )
 
 
@@ -117,14 +114,20 @@ def _special_id(token: str | dict[str, Any] | None, special: dict[str, int]) -> 
     return None if name is None else special[name]
 
 
-def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
+def read_chat_template(folder: Path) -> str | None:
+    """The chat template of a folder, if it has one."""
     own_file = folder / "chat_template.jinja"  # where newer folders keep it
     if own_file.exists():
         return own_file.read_text(encoding="utf-8")
-    template = config.get("chat_template")
+    template = _read_config(folder).get("chat_template")
     if isinstance(template, list):  # several, by name
         template = {each["name"]: each["template"] for each in template}.get("default")
     return template
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "tokenizer_config.json"
+    return _read_json(path) if path.exists() else {}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

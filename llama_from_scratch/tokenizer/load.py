@@ -4,12 +4,15 @@ from pathlib import Path
 
 from ..checkpoint import resolve
 from .gguf import read_gguf_tokenizer
-from .hugging_face import read_hugging_face_tokenizer
+from .hugging_face import read_chat_template, read_hugging_face_tokenizer
+from .meta import read_tokenizer_model
 from .tokenizer import Tokenizer
 
 
 def load_tokenizer(name: str | Path) -> Tokenizer:
     """The tokenizer of a model, which is named as for `checkpoint.load_model`.
+
+    In a folder it is tokenizer.json, or else tokenizer.model: SentencePiece's, or tiktoken's as Llama 3 has it.
 
     Raises:
         ValueError: if there is no such model, or its tokenizer is missing, damaged or of a kind that is not known here.
@@ -17,4 +20,10 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
     path = resolve(name, weights=False)
     if path.suffix == ".safetensors":
         path = path.parent
-    return read_hugging_face_tokenizer(path) if path.is_dir() else read_gguf_tokenizer(path)
+    if not path.is_dir():
+        return read_gguf_tokenizer(path)
+    if (path / "tokenizer.json").exists():
+        return read_hugging_face_tokenizer(path)
+    if (path / "tokenizer.model").exists():
+        return read_tokenizer_model(path / "tokenizer.model", read_chat_template(path))
+    raise ValueError(f"{path} has no tokenizer.json and no tokenizer.model; put the one of its model there")

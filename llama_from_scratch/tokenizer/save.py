@@ -1,4 +1,4 @@
-"""Writing a byte-level BPE tokenizer as a folder of the Hugging Face kind."""
+"""Writing a tokenizer as a folder of the Hugging Face kind."""
 
 import json
 import os
@@ -21,6 +21,7 @@ def save_hugging_face_tokenizer(tokenizer: "Tokenizer", folder: Path) -> None:
 
     Raises:
         OSError: if the folder cannot be written.
+        ValueError: if tokenizer.json cannot say what this tokenizer does.
     """
     files = {TOKENIZER: _json(tokenizer_json(tokenizer)), CONFIG: _json(_config(tokenizer))}
     if tokenizer.chat_template is not None:
@@ -49,15 +50,14 @@ def ranked_merges(tokenizer: "Tokenizer", vocab: list[str]) -> list[tuple[str, s
 
 def tokenizer_json(tokenizer: "Tokenizer") -> dict[str, Any]:
     """The content of tokenizer.json, as the library `tokenizers` reads it."""
-    vocab = vocabulary(tokenizer)
-    split = {"type": "Split", "behavior": "Isolated", "invert": False}
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    cuts = [split | {"pattern": {"Regex": pattern}} for pattern in tokenizer.patterns]
+    from .sentencepiece import SentencePieceTokenizer  # here, because it is built on the module that imports this one
+    from .sentencepiece_json import sentencepiece_parts
+
     text: list[dict[str, Any]] = [{"Sequence": {"id": "A", "type_id": 0}}]
     begin: list[dict[str, Any]] = []
     names: dict[str, Any] = {}
     if tokenizer.add_bos:
-        bos = vocab[tokenizer.bos_id]
+        bos = tokenizer.tokens[tokenizer.bos_id]
         begin = [{"SpecialToken": {"id": bos, "type_id": 0}}]
         names = {bos: {"id": bos, "ids": [tokenizer.bos_id], "tokens": [bos]}}
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
@@ -66,14 +66,24 @@ def tokenizer_json(tokenizer: "Tokenizer") -> dict[str, Any]:
         "truncation": None,
         "padding": None,
         "added_tokens": [{"id": i, "content": name} | plain for name, i in tokenizer.special.items()],
-        "normalizer": None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*cuts, byte_level]},
         "post_processor": {
             "type": "TemplateProcessing",
             "single": begin + text,
             "pair": begin + text + [{"Sequence": {"id": "B", "type_id": 1}}],
             "special_tokens": names,
         },
+        **(sentencepiece_parts if isinstance(tokenizer, SentencePieceTokenizer) else _byte_level_parts)(tokenizer),
+    }
+
+
+def _byte_level_parts(tokenizer: "Tokenizer") -> dict[str, Any]:
+    vocab = vocabulary(tokenizer)
+    split = {"type": "Split", "behavior": "Isolated", "invert": False}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    cuts = [split | {"pattern": {"Regex": pattern}} for pattern in tokenizer.patterns]
+    return {
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*cuts, byte_level]},
         "decoder": byte_level,
         "model": {
             "type": "BPE",

@@ -108,8 +108,8 @@ class SentencePieceTokenizer(Tokenizer):
     def stream(self) -> TextStream:
         """A decoder for tokens that come one at a time, special tokens by their names.
 
-        It drops the space before the text, and makes one U+FFFD of each byte that belongs to no character; SentencePiece
-        does both, too. (But it leaves special tokens out.)
+        As in SentencePiece, the space before the text is dropped, and each byte that belongs to no character becomes
+        one U+FFFD. (But SentencePiece leaves special tokens out.)
         """
         return SentencePieceStream(self)
 
@@ -120,9 +120,11 @@ class SentencePieceTokenizer(Tokenizer):
             ValueError: if it is the merges that say it, and in another order.
         """
         derived = merges_of_scores(self._ids_of_text, self.vocabulary)
+        if derived == self.merges:
+            return
         in_order = sorted(self.merges, key=lambda pair: self.merges[pair][0])
         ranks = [derived[pair][0] for pair in in_order if pair in derived]
-        if derived.keys() != self.merges.keys() or ranks != sorted(ranks):
+        if derived.keys() != self.merges.keys() or ranks != sorted(ranks) or tied(derived, self.vocabulary):
             raise ValueError(f"the order of its merges depends on the pair; {target} holds one score for each piece")
 
     def _own_chat_format(self) -> Format | None:
@@ -182,6 +184,17 @@ def merges_of_scores(ids: dict[str, int], vocabulary: Sequence[Piece]) -> Merges
     """Pieces join to any piece that is their sum, in the order of its score, the highest first."""
     order = {score: rank for rank, score in enumerate(sorted({p.score for p in vocabulary}, reverse=True))}
     return merges_of_ranked(ids, {i: order[vocabulary[i].score] for i in ids.values() if i >= 0})
+
+
+def tied(merges: Merges, vocabulary: Sequence[Piece]) -> list[str]:
+    """Pieces of one rank, so that the leftmost is joined first, where this cannot be said by giving each pair a rank.
+
+    It can for runs of one character (of spaces, in Mistral's vocabulary): the longer left part first.
+    """
+    by_rank: dict[int, set[str]] = {}
+    for rank, joined in merges.values():
+        by_rank.setdefault(rank, set()).add(vocabulary[joined].text)
+    return next((sorted(texts) for texts in by_rank.values() if len(texts) > 1 < len(set("".join(texts)))), [])
 
 
 def _bytes_of(piece: Piece) -> bytes:

@@ -1,7 +1,7 @@
 """tokenizer.model, SentencePiece's own file: a message in the encoding of Protocol Buffers.
 
-Such a message is a row of fields. Each begins with its number and the form of its value; the meaning of the numbers is
-in sentencepiece_model.proto (github.com/google/sentencepiece), the encoding at protobuf.dev/programming-guides/encoding.
+Such a message is a row of fields. Each begins with its number and the form of its value. The encoding is described at
+protobuf.dev/programming-guides/encoding, the meaning of the numbers in SentencePiece's sentencepiece_model.proto.
 """
 
 import struct

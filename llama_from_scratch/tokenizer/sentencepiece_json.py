@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from .bpe import Merges
-from .sentencepiece import SPACE, Kind, Piece, Prefix, SentencePieceTokenizer
+from .sentencepiece import SPACE, Kind, Piece, Prefix, SentencePieceTokenizer, tied
 
 # How each rule for the space before a text is spelled, as (normalizer, pre_tokenizer).
 REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
@@ -40,14 +40,26 @@ def vocabulary_from_json(data: dict[str, Any], special: dict[str, int], merges: 
     kinds |= {text: Kind.UNKNOWN if text == model.get("unk_token") else Kind.CONTROL for text in special}
     texts = sorted(ids, key=ids.__getitem__)
     merges = {pair: found for pair, found in merges.items() if kinds[texts[found[1]]] == Kind.NORMAL}
-    scores: dict[int, float] = {}
-    for rank, joined in sorted(merges.values()):
-        scores.setdefault(joined, float(-rank))
+    scores = _scores(merges)
     return {
         "vocabulary": [Piece(text, scores.get(i, float(-len(merges))), kinds[text]) for i, text in enumerate(texts)],
         "merges": merges,
         "prefix": _prefix(data),
     }
+
+
+def _scores(merges: Merges) -> dict[int, float]:
+    """A score for each piece that is joined: minus its first rank. Pieces whose ranks are mixed had the same score."""
+    ranks: dict[int, list[int]] = {}
+    for rank, joined in sorted(merges.values()):
+        ranks.setdefault(joined, []).append(rank)
+    scores: dict[int, float] = {}
+    score = end = -1
+    for joined, its in ranks.items():
+        if its[0] > end:
+            score = -its[0]
+        scores[joined], end = float(score), max(end, its[-1])
+    return scores
 
 
 def _prefix(data: dict[str, Any]) -> Prefix:
@@ -59,8 +71,8 @@ def _prefix(data: dict[str, Any]) -> Prefix:
     raise ValueError(f"it prepares text in a way that is not known here: {json.dumps(steps)}")
 
 
-def sentencepiece_json(tok: SentencePieceTokenizer) -> dict[str, Any]:
-    """The content of tokenizer.json, as the library `tokenizers` reads it.
+def sentencepiece_parts(tok: SentencePieceTokenizer) -> dict[str, Any]:
+    """The parts of tokenizer.json in which this kind of tokenizer differs from others.
 
     Raises:
         ValueError: if such a file cannot say what this tokenizer does.
@@ -69,21 +81,15 @@ def sentencepiece_json(tok: SentencePieceTokenizer) -> dict[str, Any]:
     if Kind.USER_DEFINED in kinds:
         text = tok.vocabulary[kinds.index(Kind.USER_DEFINED)].text
         raise ValueError(f"it finds {text!r} in texts before anything is joined, which tokenizer.json cannot say")
+    if equal := tied(tok.merges, tok.vocabulary):
+        raise ValueError(
+            f"its pieces {', '.join(map(repr, equal[:3]))} have one score, so that the leftmost is joined first; "
+            "in tokenizer.json each pair has a rank of its own"
+        )
     text = [piece.text for piece in tok.vocabulary]
-    tied: dict[int, set[int]] = {}
-    for rank, joined in tok.merges.values():
-        tied.setdefault(rank, set()).add(joined)
-    for joined in tied.values():
-        if len(joined) > 1 and any(set(text[i]) != set(text[min(joined)][0]) for i in joined):
-            raise ValueError(
-                f"its pieces {', '.join(repr(text[i]) for i in sorted(joined)[:3])} have one score, so that the "
-                "leftmost is joined first, and in tokenizer.json each pair has a rank of its own"
-            )
-    # Runs of spaces do share a score. The longer left part first is what "leftmost first" comes to there.
     by_rank = sorted(tok.merges, key=lambda pair: (tok.merges[pair][0], *(-len(text[i]) for i in pair)))
     normalizer, pre_tokenizer = SPELLINGS[tok.prefix]
     unknown = text[kinds.index(Kind.UNKNOWN)] if Kind.UNKNOWN in kinds else None
-    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     decoders: list[dict[str, Any]] = [
         {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
         {"type": "ByteFallback"},
@@ -92,13 +98,8 @@ def sentencepiece_json(tok: SentencePieceTokenizer) -> dict[str, Any]:
     if tok.prefix != "never":
         decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
     return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [{"id": i, "content": name} | plain for name, i in tok.special.items()],
         "normalizer": normalizer,
         "pre_tokenizer": pre_tokenizer,
-        "post_processor": None,
         "decoder": {"type": "Sequence", "decoders": decoders},
         "model": {
             "type": "BPE",

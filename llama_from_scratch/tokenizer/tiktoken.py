@@ -20,11 +20,11 @@ SPECIAL = _named + [f"<|reserved_special_token_{2 + i}|>" for i in range(N_SPECI
 
 
 def read_tiktoken(path: Path, chat_template: str | None = None) -> Tokenizer:
-    """Read a vocabulary of Llama 3's kind: cut by its pattern, whole pieces first, Meta's 256 special tokens at the end.
+    """Read a vocabulary that is used as Llama 3 uses its own: its pattern, whole pieces first, 256 special tokens last.
 
-    Meta's own code first cuts a text after every 400,000 characters, and after 25,000 without a space or of nothing else,
-    because of limits of the library `tiktoken`. That changes the tokens at the cuts. It is not done here, nor by
-    Hugging Face.
+    Meta's own code first cuts a text after every 400,000 characters, and in runs of more than 25,000 characters without
+    a space or of spaces alone, because of limits of the library `tiktoken`. That changes the tokens at the cuts. It is
+    not done here, nor by Hugging Face.
 
     Raises:
         ValueError: for a damaged file; the message names the line.
@@ -60,8 +60,9 @@ def tiktoken_file(tok: Tokenizer) -> bytes:
     ours = {name: i for name, i in tok.special.items() if not name.startswith("<|reserved_special_token_")}
     if n < 0 or sorted(tok.special.values()) != list(range(n, len(tok))) or not ours.items() <= theirs.items():
         raise ValueError("its special tokens are not those of Llama 3, 256 after all others")
-    stops = {theirs[name] for name in ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")}
-    if not (tok.patterns == (LLAMA3,) and tok.whole_first and tok.add_bos and tok.bos_id == n and tok.stop_ids == stops):
+    begins = tok.add_bos and tok.bos_id == theirs["<|begin_of_text|>"]
+    ends = tok.stop_ids == {theirs[name] for name in ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")}
+    if not (tok.patterns == (LLAMA3,) and tok.whole_first and begins and ends):
         raise ValueError("it cuts, begins or ends texts in another way than Llama 3")
     tokens = tok.pieces[:n]
     in_order = [tok.merges[pair][1] for pair in sorted(tok.merges, key=lambda pair: tok.merges[pair][0])]
