@@ -4,9 +4,11 @@ A name is one of
 - "SmolLM2-135M-Instruct", the model that comes with the project;
 - the path of a GGUF file;
 - the path of a Hugging Face folder (config.json and safetensors), or of one .safetensors file in such a folder;
+- the path of a folder in Meta's layout (params.json and consolidated.00.pth), or of one such .pth file;
 - "organisation/name" on the Hugging Face hub, fetched once through `huggingface_hub`.
 
-Nothing is ever unpickled: .bin, .pth, .pt and .pickle files are refused.
+Nothing that could run code is ever unpickled: of Meta's .pth files only the tensors are read, and all other .pth, .bin,
+.pt and .pickle files are refused.
 All functions raise `CheckpointError` (a ValueError) with one sentence: what is wrong, what is allowed, what to do; and
 ImportError, naming the package, where an optional one is not installed.
 """
@@ -19,6 +21,7 @@ import torch
 from ..config import LlamaConfig
 from ..model import Llama
 from .embedded import EMBEDDED, embedded_path
+from .files import is_meta
 from .resolve import resolve
 from .stored import TYPES, Checkpoint, CheckpointError, StoredTensor, empty_model, in_memory, load
 
@@ -44,7 +47,7 @@ def load_model(name: str | Path, *, dtype: torch.dtype = torch.float32, device: 
 def load_config(name: str | Path) -> LlamaConfig:
     """The config alone; of a hub model or folder, config.json is all that is needed."""
     path = resolve(name, weights=False)
-    if path.is_dir():
+    if path.is_dir() and not is_meta(path):
         from .huggingface import read_config
 
         return read_config(path)
@@ -54,9 +57,9 @@ def load_config(name: str | Path) -> LlamaConfig:
 def describe(name: str | Path) -> Checkpoint:
     """What a checkpoint holds, without reading its weights.
 
-    Returns a `Checkpoint` with: `path`, `format` ("GGUF" or "safetensors"), `config` (and `config.n_params`), `tensors`
-    (each has `name`, `stored_name`, `shape`, `stored_type`, `n_bytes`), `tokenizer` (its kind in words, or None),
-    `n_bytes` (all tensors, in the file) and `memory(dtype)` (bytes of the parameters once loaded).
+    Returns a `Checkpoint` with: `path`, `format` ("GGUF", "safetensors" or "Meta"), `config` (and `config.n_params`),
+    `tensors` (each has `name`, `stored_name`, `shape`, `stored_type`, `n_bytes`), `tokenizer` (its kind in words, or
+    None), `n_bytes` (all tensors, in the file) and `memory(dtype)` (bytes of the parameters once loaded).
     """
     checkpoint = _open(resolve(name))
     empty_model(checkpoint)
@@ -75,6 +78,10 @@ def save_model(model: Llama, folder: str | Path, *, overwrite: bool = False, max
 
 
 def _open(path: Path) -> Checkpoint:
+    if is_meta(path):
+        from .meta import open_meta
+
+        return open_meta(path)
     if path.is_dir() or path.suffix == ".safetensors":
         from .huggingface import open_folder
 

@@ -1,12 +1,8 @@
 """Hugging Face folders: config.json beside model.safetensors, or beside several shards and an index that lists them."""
 
-import json
-import os
-import tempfile
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,17 +10,18 @@ from safetensors.torch import save_file
 
 from ..config import LlamaConfig
 from ..tokenizer import Tokenizer
+from .files import CONFIG, TokenizerFiles, read_json, replacing, tokenizer_in, write_json
 from .huggingface_config import config_from_json, config_to_json
 from .names import FROM_HUGGING_FACE, TO_HUGGING_FACE, translate
-from .stored import PICKLES, TYPES, Checkpoint, CheckpointError, StoredTensor, read_to_write
+from .stored import PICKLES, Checkpoint, CheckpointError, StoredTensor, dtype_to_write, read_to_write
 
-CONFIG, WHOLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # of one number
 
 
 def read_config(path: Path) -> LlamaConfig:
     """The config of a folder; CheckpointError if it is missing, broken or not a Llama's."""
-    return config_from_json(_json(path / CONFIG), path / CONFIG)
+    return config_from_json(read_json(path / CONFIG), path / CONFIG)
 
 
 def open_folder(path: Path) -> Checkpoint:
@@ -43,7 +40,7 @@ def open_folder(path: Path) -> Checkpoint:
             tensors[tensor.name] = tensor
     if config.tie_embeddings and "lm_head.weight" in tensors:  # some writers store the shared table twice
         _check_same(folder, tensors.pop("lm_head.weight"), tensors.get("embedding.weight"))
-    return Checkpoint(path, "safetensors", config, tuple(tensors.values()), _tokenizer(folder))
+    return Checkpoint(path, "safetensors", config, tuple(tensors.values()), tokenizer_in(folder))
 
 
 def save_huggingface(
@@ -51,64 +48,44 @@ def save_huggingface(
     path: Path,
     stored_type: str,
     *,
-    tokenizer: Tokenizer | None = None,
+    tokenizer: Tokenizer | TokenizerFiles | None = None,
     overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
     max_shard_bytes: int = 5 * 10**9,
 ) -> None:
     """Write a folder with config.json and safetensors, in shards if they take more than `max_shard_bytes`.
 
-    All files are first written completely beside their places, then moved there one after another: whoever runs out of
-    disk, or stops this while it writes, keeps what was in the folder before.
+    One shard is in memory at a time. See `files.replacing` for how the folder takes the place of an older one.
 
-    stored_type: "F32", "F16" or "BF16". tokenizer: is saved beside the weights; None leaves what is there.
-    progress: called with the bytes of the checkpoint (`StoredTensor.n_bytes`) that have been written so far.
+    stored_type: "F32", "F16" or "BF16". tokenizer: is saved beside the weights; None leaves the one that is there.
+    progress: called with the bytes of the checkpoint (`StoredTensor.n_bytes`) that have been read so far.
     Raises:
         CheckpointError: if the folder holds a model and `overwrite` is False, if config.json cannot say our config, if
             a weight does not fit the type, or if the disk is full or not writable.
     """
-    config = config_to_json(checkpoint.config, TYPES[stored_type])
-    if path.exists() and not path.is_dir():
-        raise CheckpointError(f"{path} is a file; give the name of a folder")
-    old = {*path.glob("model*.safetensors"), *path.glob(INDEX), *path.glob(CONFIG)}
-    if old and not overwrite:
-        raise CheckpointError(
-            f"{path} already holds a model; pass overwrite=True to replace it, or choose another folder"
-        )
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".saving-", dir=path) as staging:
-            _write_weights(checkpoint, Path(staging), stored_type, max_shard_bytes, progress or (lambda done: None))
-            if tokenizer is not None:
-                tokenizer.save(Path(staging))
-            _write_json(Path(staging, CONFIG), config)
-            new = {path / file.name for file in Path(staging).iterdir()}
-            for file in new:
-                os.replace(Path(staging, file.name), file)
-        for file in old - new:  # a left-over model.safetensors would be read instead of the new shards
-            file.unlink()
-    except (SafetensorError, OSError) as error:
-        if path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
-        raise CheckpointError(f"{path} cannot be written ({error}); make room, or choose another folder") from None
-
-
-def _write_weights(
-    checkpoint: Checkpoint, folder: Path, stored_type: str, max_bytes: int, progress: Callable[[int], None]
-) -> None:
-    groups, done, places = _groups(checkpoint, TYPES[stored_type].itemsize, max_bytes), 0, {}
-    for i, group in enumerate(groups, start=1):
-        file = WHOLE if len(groups) == 1 else f"model-{i:05}-of-{len(groups):05}.safetensors"
-        tensors = {}
-        for tensor in group:
-            name = translate(tensor.name, TO_HUGGING_FACE)
-            tensors[name], places[name] = read_to_write(checkpoint, tensor, stored_type).contiguous(), file
-        save_file(tensors, folder / file, metadata={"format": "pt"})  # transformers asks for this mark
-        done += sum(tensor.n_bytes for tensor in group)
-        progress(done)
-    if len(groups) > 1:
-        size = checkpoint.config.n_params * TYPES[stored_type].itemsize
-        _write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": places})
+    dtype = dtype_to_write(stored_type)
+    config = config_to_json(checkpoint.config, dtype)
+    groups, done, places = _groups(checkpoint, dtype.itemsize, max_shard_bytes), 0, {}
+    with replacing(path, overwrite, with_tokenizer=tokenizer is not None) as folder:
+        for i, group in enumerate(groups, start=1):
+            file = WHOLE if len(groups) == 1 else f"model-{i:05}-of-{len(groups):05}.safetensors"
+            weights = {}
+            for tensor in group:
+                name = translate(tensor.name, TO_HUGGING_FACE)
+                weights[name], places[name] = read_to_write(checkpoint, tensor, stored_type).contiguous(), file
+                done += tensor.n_bytes
+                if progress:
+                    progress(done)
+            try:
+                save_file(weights, folder / file, metadata={"format": "pt"})  # transformers asks for this mark
+            except SafetensorError as error:
+                raise OSError(str(error)) from None
+        if len(groups) > 1:
+            size = checkpoint.config.n_params * dtype.itemsize
+            write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": places})
+        if tokenizer is not None:
+            tokenizer.save(folder)
+        write_json(folder / CONFIG, config)
 
 
 def _groups(checkpoint: Checkpoint, itemsize: int, max_bytes: int) -> list[list[StoredTensor]]:
@@ -134,7 +111,7 @@ def _weight_files(folder: Path) -> list[Path]:
         raise CheckpointError(
             f"{folder} has neither {WHOLE} nor {INDEX}{found}; use the safetensors version of this model"
         )
-    places = _json(folder / INDEX).get("weight_map")
+    places = read_json(folder / INDEX).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(file, str) for file in places.values()):
         raise CheckpointError(f"{folder / INDEX} must hold a weight_map: the name of each tensor and the file it is in")
     files = sorted(set(places.values()))
@@ -177,29 +154,3 @@ def _check_same(folder: Path, head: StoredTensor, embedding: StoredTensor | None
             f"{folder}: config.json ties lm_head to the embedding, but lm_head.weight holds other numbers; "
             'set "tie_word_embeddings" to false to use them, or remove the tensor'
         )
-
-
-def _tokenizer(folder: Path) -> str | None:
-    kinds = {
-        "tokenizer.json": "Hugging Face tokenizer.json",
-        "tokenizer.model": "SentencePiece or tiktoken tokenizer.model",
-    }
-    return next((kind for file, kind in kinds.items() if (folder / file).is_file()), None)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{path} is missing; give a folder with config.json and safetensors, or the path of a GGUF file"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not JSON ({error}); download it again") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} must hold a JSON object in braces, not a {type(content).__name__}")
-    return content
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -13,8 +13,8 @@ from .stored import CheckpointError
 ALLOWED = {
     "model_type": ("llama",),
     "hidden_act": ("silu", "swish"),
-    "attention_bias": (False, None),
-    "mlp_bias": (False, None),
+    "attention_bias": (False, True, None),
+    "mlp_bias": (False, True, None),
     "tie_word_embeddings": (False, True, None),
     "partial_rotary_factor": (1.0, None),
     "quantization_config": (None,),
@@ -66,6 +66,8 @@ def _config(content: dict[str, Any], rope: dict[str, Any]) -> LlamaConfig:
         rope_scaling=scaling,
         max_seq_len=max_seq_len,
         tie_embeddings=content.get("tie_word_embeddings") is True,
+        attention_bias=content.get("attention_bias") is True,
+        ffn_bias=content.get("mlp_bias") is True,
     )
 
 
@@ -145,8 +147,8 @@ def config_to_json(config: LlamaConfig, dtype: torch.dtype) -> dict[str, Any]:
         "rope_theta": config.rope_theta,
         "rope_scaling": _scaling_to_json(scaling),
         "tie_word_embeddings": config.tie_embeddings,
-        "attention_bias": False,
-        "mlp_bias": False,
+        "attention_bias": config.attention_bias,
+        "mlp_bias": config.ffn_bias,
         "bos_token_id": None,  # the tokenizer's business; left out, transformers would assume 1 and 2
         "eos_token_id": None,
         "torch_dtype": str(dtype).removeprefix("torch."),

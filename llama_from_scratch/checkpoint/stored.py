@@ -36,7 +36,7 @@ class Checkpoint:
     """A checkpoint that was opened and found to fit its config. Its weights are still on disk."""
 
     path: Path  # file or folder
-    format: str  # "GGUF", "safetensors" or "memory"
+    format: str  # "GGUF", "safetensors", "Meta" or "memory"
     config: LlamaConfig
     tensors: tuple[StoredTensor, ...]
     tokenizer: str | None  # what kind of tokenizer lies beside or in it, in words; None if there is none
@@ -62,6 +62,19 @@ def in_memory(model: Llama) -> Checkpoint:
 
     tensors = tuple(stored(name, weight) for name, weight in model.named_parameters())
     return Checkpoint(Path("this model"), "memory", model.config, tensors, None)
+
+
+def dtype_to_write(stored_type: str) -> torch.dtype:
+    """The type that a writer of folders is asked for.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    if stored_type not in TYPES:
+        raise CheckpointError(
+            f"the type is {stored_type!r}; a folder can be written as {', '.join(TYPES)}, and GGUF also as Q8_0"
+        )
+    return TYPES[stored_type]
 
 
 def read_to_write(checkpoint: Checkpoint, tensor: StoredTensor, stored_type: str) -> Tensor:

@@ -1,0 +1,158 @@
+"""The folder of a model: its JSON files, and how a new model takes the place of an old one at a single stroke."""
+
+import ctypes
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .stored import CheckpointError
+
+CONFIG, PARAMS = "config.json", "params.json"  # what tells a Hugging Face folder and one of Meta's
+# Everything in a folder that belongs to its model, in either layout, and would be wrong beside another one.
+MODEL_FILE = re.compile(
+    r"config\.json|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
+    r"|params\.json|consolidated\.\d\d\.pth"
+)
+TOKENIZER_FILE = re.compile(
+    r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|generation_config|vocab)\.json"
+    r"|tokenizer\.model|chat_template\.jinja|merges\.txt"
+)
+
+
+def is_meta(folder: Path) -> bool:
+    """Whether a folder is in Meta's layout; one that also has a config.json is read as Hugging Face's."""
+    return (folder / PARAMS).is_file() and not (folder / CONFIG).is_file()
+
+
+def tokenizer_in(folder: Path) -> str | None:
+    """The kind of tokenizer in a folder, in words."""
+    kinds = {
+        "tokenizer.json": "Hugging Face tokenizer.json",
+        "tokenizer.model": "SentencePiece or tiktoken tokenizer.model",
+    }
+    return next((kind for file, kind in kinds.items() if (folder / file).is_file()), None)
+
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """The tokenizer of a folder, whatever kind it is, to be saved in another folder as it is."""
+
+    folder: Path
+
+    def save(self, folder: Path) -> None:
+        for file in self.folder.iterdir():
+            if TOKENIZER_FILE.fullmatch(file.name):
+                shutil.copyfile(file, folder / file.name)
+
+
+@contextmanager
+def replacing(folder: Path, overwrite: bool, with_tokenizer: bool) -> Iterator[Path]:
+    """Gives an empty folder to write a new model into; when the block ends well, it becomes `folder`.
+
+    That is one step for the file system, so whoever is killed, at whatever moment, leaves the old model or the new one,
+    never a mixture. What else is in `folder` stays there; its tokenizer stays too, unless the new model brings its own.
+    If the block fails, nothing has changed.
+
+    Raises:
+        CheckpointError: if `folder` is a file, is the current folder, holds a model and `overwrite` is False, or cannot
+            be written.
+    """
+    folder = folder.resolve()  # a link stays a link; what it points to is replaced
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file; give the name of a folder")
+    if Path.cwd().is_relative_to(folder):
+        raise CheckpointError(
+            f"{folder} is the current folder or holds it, and a folder is replaced as a whole; "
+            "save to a folder inside it, such as ./model"
+        )
+    staging = folder.with_name(f".{folder.name}.saving")  # siblings: on the same disk, so that renaming is one step
+    aside = folder.with_name(f".{folder.name}.old")
+    if aside.exists() and not folder.exists():  # killed between the two renames of `_exchange`
+        aside.rename(folder)
+    others = list(folder.iterdir()) if folder.exists() else []
+    old = sorted(file.name for file in others if MODEL_FILE.fullmatch(file.name))
+    if old and not overwrite:
+        raise CheckpointError(
+            f"{folder} already holds a model ({old[0]}); pass overwrite=True to replace it, or choose another folder"
+        )
+    try:
+        staging.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(staging, ignore_errors=True)  # of a save that was killed
+        staging.mkdir()
+        yield staging
+        for file in staging.iterdir():
+            with file.open("rb") as written:
+                os.fsync(written.fileno())  # also a power cut finds whole files under the new names
+        for entry in others:
+            replaced = MODEL_FILE.fullmatch(entry.name) or (with_tokenizer and TOKENIZER_FILE.fullmatch(entry.name))
+            if not replaced and not (staging / entry.name).exists():
+                _link(entry, staging / entry.name)
+        if folder.exists():
+            shutil.copymode(folder, staging)
+            _exchange(staging, folder, aside)
+        else:
+            staging.rename(folder)
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be written ({error}); make room, or choose another folder") from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)  # by now the old model, or the new one that was not finished
+
+
+def _link(source: Path, target: Path) -> None:
+    """A second name for the same file, or for each file of a folder; a copy where the file system has no such names."""
+
+    def link(old: str | Path, new: str | Path) -> None:
+        try:
+            os.link(old, new, follow_symlinks=False)
+        except OSError:
+            shutil.copy2(old, new, follow_symlinks=False)
+
+    if source.is_dir() and not source.is_symlink():
+        shutil.copytree(source, target, symlinks=True, copy_function=link)
+    else:
+        link(source, target)
+
+
+def _exchange(new: Path, old: Path, aside: Path) -> None:
+    """Swap two folders: in one step where Linux and the file system can, else by moving the old one aside."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if hasattr(libc, "renameat2"):
+        here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE in renameat2(2)
+        if libc.renameat2(here, os.fsencode(new), here, os.fsencode(old), exchange) == 0:
+            return
+    old.rename(aside)
+    try:
+        new.rename(old)
+    except OSError:
+        aside.rename(old)
+        raise
+    aside.rename(new)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        CheckpointError: if there is no such file, or something else is in it.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path} is missing; give a folder with config.json and safetensors, or the path of a GGUF file"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not JSON ({error}); download it again") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} must hold a JSON object in braces, not a {type(content).__name__}")
+    return content
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
