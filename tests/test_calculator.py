@@ -409,6 +409,21 @@ def test_communication_of_llama_405b_by_hand() -> None:
     )
 
 
+def test_both_ends_of_a_pipeline_also_sum_or_gather_the_stream() -> None:
+    config = PRESETS["Llama-3.1-405B"]
+    layout = Layout(tensor=8, pipeline=16)
+    stream = 8192 * 16384 * 2 * 7 / 8
+
+    def turns(stage: int) -> list[float]:
+        sent = calculator.communication(config, layout, stage)
+        return [t.n_bytes / stream for t in sent if t.group == "tensor"]
+
+    # Forward and backward: the embedding scatters and gathers, the output gathers (again backward) and scatters.
+    assert turns(0) == [7 * 6 + 1, 7 * 4 + 1] and turns(15) == [7 * 6 + 2, 7 * 4 + 1] and turns(7) == [48, 32]
+    again = calculator.communication(config, replace(layout, recompute="full"), 7)
+    assert [t.n_bytes / stream for t in again if t.group == "tensor"] == [8 * 8, 8 * 6]
+
+
 def test_context_and_replicas_send_keys_values_and_shards() -> None:
     config = PRESETS["Llama-3.1-8B"]
     sent = {
@@ -510,15 +525,27 @@ def projected_over_reported(run: Run) -> float:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_projected_speed_of_a_published_run(name: str) -> None:
-    """Within 15 %, and exactly the error that stands in the row, so that no change moves it unseen."""
+    """Within 12 %, and exactly the error that stands in the row, so that no change moves it unseen."""
     ratio = projected_over_reported(RUNS[name])
-    assert ratio == pytest.approx(1, abs=0.15)
+    assert ratio == pytest.approx(1, abs=0.12)
     assert ratio == pytest.approx(RUNS[name].ratio, abs=0.006)
 
 
 def test_one_number_was_fitted_to_all_published_runs_together() -> None:
     ratios = [projected_over_reported(run) for run in RUNS.values()]
     assert exp(sum(map(log, ratios)) / len(ratios)) == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_is_projected_from_the_others(name: str, monkeypatch) -> None:
+    """The error on a run that had no part in the fit."""
+    low, high = 0.5, 1.0
+    while high - low > 0.005:
+        middle = (low + high) / 2
+        monkeypatch.setattr(calculator, "SUSTAINED", middle)
+        mean = sum(log(projected_over_reported(run)) for other, run in RUNS.items() if other != name)
+        low, high = (middle, high) if mean < 0 else (low, middle)
+    assert projected_over_reported(RUNS[name]) == pytest.approx(1, abs=0.15)
 
 
 def test_runs_have_the_sizes_that_were_published() -> None:
@@ -586,6 +613,10 @@ def test_step_adds_up_and_slower_parts_make_it_slower() -> None:
         ({"data": 0}, "data is 0; it must be a whole number of at least 1"),
         ({"tensor": 2.0}, "tensor is 2.0; it must be a whole number of at least 1"),
         ({"zero": 4}, "zero is 4; it must be 0, 1, 2 or 3"),
+        (
+            {"seq": 100, "context": 4, "tensor": 2},
+            "seq is 100; it must be a multiple of context times tensor, 8, so that each rank gets its share of a text",
+        ),
         ({"recompute": "some"}, "recompute is 'some'; it must be one of none, selective, full"),
     ],
 )
