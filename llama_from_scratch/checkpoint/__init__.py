@@ -20,16 +20,20 @@ import torch
 
 from ..config import LlamaConfig
 from ..model import Llama
+from .convert import convert
 from .embedded import EMBEDDED, embedded_path
-from .files import is_meta
+from .files import CanSave, is_meta
+from .formats import FORMATS, format_for, open_checkpoint, writer
 from .resolve import resolve
 from .stored import TYPES, Checkpoint, CheckpointError, StoredTensor, empty_model, in_memory, load
 
 __all__ = [
     "EMBEDDED",
+    "FORMATS",
     "Checkpoint",
     "CheckpointError",
     "StoredTensor",
+    "convert",
     "describe",
     "embedded_path",
     "load_config",
@@ -41,7 +45,7 @@ __all__ = [
 
 def load_model(name: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Llama:
     """Load a model, ready to run (`eval` mode) or to train; its weights are `dtype` on `device`."""
-    return load(_open(resolve(name)), dtype, device)
+    return load(open_checkpoint(resolve(name)), dtype, device)
 
 
 def load_config(name: str | Path) -> LlamaConfig:
@@ -51,7 +55,7 @@ def load_config(name: str | Path) -> LlamaConfig:
         from .huggingface import read_config
 
         return read_config(path)
-    return _open(path).config
+    return open_checkpoint(path).config
 
 
 def describe(name: str | Path) -> Checkpoint:
@@ -61,31 +65,29 @@ def describe(name: str | Path) -> Checkpoint:
     `tensors` (each has `name`, `stored_name`, `shape`, `stored_type`, `n_bytes`), `tokenizer` (its kind in words, or
     None), `n_bytes` (all tensors, in the file) and `memory(dtype)` (bytes of the parameters once loaded).
     """
-    checkpoint = _open(resolve(name))
+    checkpoint = open_checkpoint(resolve(name))
     empty_model(checkpoint)
     return checkpoint
 
 
-def save_model(model: Llama, folder: str | Path, *, overwrite: bool = False, max_shard_bytes: int = 5 * 10**9) -> None:
-    """Write a folder that `load_model` and `transformers` read: config.json and safetensors. See `huggingface`."""
-    from .huggingface import save_huggingface
+def save_model(
+    model: Llama,
+    path: str | Path,
+    *,
+    format: str | None = None,
+    tokenizer: CanSave | None = None,
+    overwrite: bool = False,
+    **options: int,
+) -> None:
+    """Write a live model, in the type that its weights have, so that `load_model` reads it back bit for bit.
 
+    path, format: a file called something.gguf, or a folder: "huggingface" (the default) or "meta".
+    tokenizer: is written with it; None leaves the one in the folder as it is.
+    options: `max_shard_bytes` of a Hugging Face folder, `n_shards` of one of Meta's.
+    """
     dtype = reduce(torch.promote_types, (weight.dtype for weight in model.parameters()))
     kinds = [kind for kind, known in TYPES.items() if known == dtype]
     if not kinds:
         raise CheckpointError(f"the weights are {dtype}; files hold {', '.join(TYPES)}: call model.float() first")
-    save_huggingface(in_memory(model), Path(folder), kinds[0], overwrite=overwrite, max_shard_bytes=max_shard_bytes)
-
-
-def _open(path: Path) -> Checkpoint:
-    if is_meta(path):
-        from .meta import open_meta
-
-        return open_meta(path)
-    if path.is_dir() or path.suffix == ".safetensors":
-        from .huggingface import open_folder
-
-        return open_folder(path)
-    from .gguf import open_gguf
-
-    return open_gguf(path)
+    save = writer(format_for(Path(path), format))
+    save(in_memory(model), Path(path), kinds[0], tokenizer=tokenizer, overwrite=overwrite, **options)

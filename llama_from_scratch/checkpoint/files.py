@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from .stored import CheckpointError
 
@@ -37,6 +37,13 @@ def tokenizer_in(folder: Path) -> str | None:
         "tokenizer.model": "SentencePiece or tiktoken tokenizer.model",
     }
     return next((kind for file, kind in kinds.items() if (folder / file).is_file()), None)
+
+
+@runtime_checkable
+class CanSave(Protocol):
+    """A tokenizer to be written beside weights: a `Tokenizer`, or the files of one."""
+
+    def save(self, folder: Path) -> None: ...
 
 
 @dataclass(frozen=True)

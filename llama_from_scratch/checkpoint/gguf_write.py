@@ -111,17 +111,17 @@ def _tokenizer_fields(path: Path, tokenizer: Tokenizer | None, vocab_size: int) 
         fields = gguf_fields(tokenizer)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    tokens, types = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
-    spare = range(len(tokens), vocab_size)
-    if len(tokens) > vocab_size:
+    n = len(fields["tokenizer.ggml.tokens"])
+    if n > vocab_size:
         raise CheckpointError(
-            f"{path}: the tokenizer has {len(tokens)} tokens and the model {vocab_size}; give it its own tokenizer"
+            f"{path}: the tokenizer has {n} tokens and the model {vocab_size}; give it its own tokenizer"
         )
     # llama.cpp wants a token for each row of the embedding; some models have more rows than tokens.
-    return fields | {
-        "tokenizer.ggml.tokens": [*tokens, *(f"[PAD{i}]" for i in spare)],
-        "tokenizer.ggml.token_type": [*types, *(UNUSED for _ in spare)],
-    }
+    rows = range(n, vocab_size)
+    for key, filler in {"tokens": "[PAD{}]", "token_type": UNUSED, "scores": 0.0}.items():
+        if f"tokenizer.ggml.{key}" in fields:
+            fields[f"tokenizer.ggml.{key}"] += [filler.format(i) if key == "tokens" else filler for i in rows]
+    return fields
 
 
 def _write(

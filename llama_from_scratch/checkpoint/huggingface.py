@@ -9,8 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..config import LlamaConfig
-from ..tokenizer import Tokenizer
-from .files import CONFIG, TokenizerFiles, read_json, replacing, tokenizer_in, write_json
+from .files import CONFIG, CanSave, read_json, replacing, tokenizer_in, write_json
 from .huggingface_config import config_from_json, config_to_json
 from .names import FROM_HUGGING_FACE, TO_HUGGING_FACE, translate
 from .stored import PICKLES, Checkpoint, CheckpointError, StoredTensor, dtype_to_write, read_to_write
@@ -48,7 +47,7 @@ def save_huggingface(
     path: Path,
     stored_type: str,
     *,
-    tokenizer: Tokenizer | TokenizerFiles | None = None,
+    tokenizer: CanSave | None = None,
     overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
     max_shard_bytes: int = 5 * 10**9,

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from ..rope import halves_to_adjacent
-from ..tokenizer import Tokenizer
-from .files import PARAMS, TokenizerFiles, replacing, write_json
+from .files import PARAMS, CanSave, replacing, write_json
 from .meta import EMBEDDING, HEAD, SHARD, divided_dimension, rotated_heads
 from .meta_config import LLAMA_3_VOCAB, params_from_config
 from .names import TO_META, translate
@@ -20,7 +19,7 @@ def save_meta(
     path: Path,
     stored_type: str,
     *,
-    tokenizer: Tokenizer | TokenizerFiles | None = None,
+    tokenizer: CanSave | None = None,
     overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
     n_shards: int = 1,

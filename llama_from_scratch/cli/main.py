@@ -6,13 +6,14 @@ import sys
 from collections.abc import Sequence
 
 from ..checkpoint import EMBEDDED
-from . import chat, evaluate, generate, inspect, train
+from . import chat, convert, evaluate, generate, inspect, train
 
 PROGRAM = "python -m llama_from_scratch"
 EXAMPLES = f"""examples:
   {PROGRAM} generate "The capital of France is" --max-new-tokens 20
   {PROGRAM} chat "What is a rainbow?"
   {PROGRAM} evaluate book.txt
+  {PROGRAM} convert {EMBEDDED} smollm2 --type BF16
   {PROGRAM} inspect
 
 Each command explains itself: {PROGRAM} generate --help
@@ -34,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = top.add_subparsers(metavar="command", required=True)
-    for module in (generate, chat, evaluate, train, inspect):
+    for module in (generate, chat, evaluate, train, convert, inspect):
         summary = module.__doc__.splitlines()[0]
         command = commands.add_parser(
             module.__name__.rsplit(".", 1)[-1],

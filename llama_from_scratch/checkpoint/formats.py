@@ -1,0 +1,60 @@
+"""Which module reads and which writes a format; each is imported when it is needed, and its packages with it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from .files import is_meta
+from .stored import Checkpoint, CheckpointError
+
+FORMATS = ("huggingface", "meta", "gguf")
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Read config and table of tensors of what `resolve` found.
+
+    Raises:
+        CheckpointError: if it is broken or no Llama.
+    """
+    if is_meta(path):
+        from .meta import open_meta
+
+        return open_meta(path)
+    if path.is_dir() or path.suffix == ".safetensors":
+        from .huggingface import open_folder
+
+        return open_folder(path)
+    from .gguf import open_gguf
+
+    return open_gguf(path)
+
+
+def format_for(target: Path, format: str | None) -> str:
+    """The format that is asked for, or the one that the name of the target means.
+
+    Raises:
+        CheckpointError: if the two do not fit, or there is no such format.
+    """
+    by_name = "gguf" if target.suffix == ".gguf" else "huggingface"
+    if format is not None and format not in FORMATS:
+        raise CheckpointError(f"there is no format {format!r}; known are {', '.join(FORMATS)}")
+    if format is not None and (format == "gguf") != (by_name == "gguf"):
+        raise CheckpointError(
+            f"{target} does not fit the format {format}; a GGUF file is called something.gguf, "
+            "and the other formats are folders"
+        )
+    return format or by_name
+
+
+def writer(format: str) -> Callable[..., None]:
+    """The function that writes this format: save(checkpoint, path, stored_type, *, tokenizer, overwrite, progress)."""
+    if format == "gguf":
+        from .gguf_write import save_gguf
+
+        return save_gguf
+    if format == "meta":
+        from .meta_write import save_meta
+
+        return save_meta
+    from .huggingface import save_huggingface
+
+    return save_huggingface
