@@ -47,8 +47,8 @@ def train_bpe(
         raise ValueError(f"each special token can be given once; got {', '.join(special)}")
     if vocab_size < len(BYTES) + len(special):
         raise ValueError(
-            f"vocab_size is {vocab_size}; it must be at least {len(BYTES) + len(special)}, "
-            f"for the {len(BYTES)} bytes and {len(special)} special tokens"
+            f"vocab_size is {vocab_size}; it must be at least {len(BYTES) + len(special)}, which is the "
+            f"{len(BYTES)} bytes and the special tokens ({len(special)})"
         )
 
     texts = [text] if isinstance(text, str) else text
