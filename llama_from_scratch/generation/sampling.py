@@ -109,6 +109,13 @@ def probabilities(
     """
     if logits.isnan().any():
         raise ValueError(f"the model's logits are NaN in {logits.dtype}; load it as torch.float32 or torch.bfloat16")
+    return distribution(logits, sampling, seen)
+
+
+def distribution(
+    logits: Float[Tensor, "batch vocab"], sampling: Sampling, seen: Bool[Tensor, "batch vocab"] | None = None
+) -> Float[Tensor, "batch vocab"]:
+    """`probabilities` without the look at the logits, for which a GPU would have to be waited for."""
     logits = logits.float()
     if seen is not None:
         logits = penalise_repetition(logits, seen, sampling.repetition_penalty)
