@@ -1,17 +1,16 @@
-"""Sampling rules against transformers and against their definitions; the loop against transformers and a plain one."""
+"""The loop that writes, against transformers and against a plain one: single, in batches, several samples."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import tiny_model
 
-from llama_from_scratch import Llama, LlamaConfig
+from llama_from_scratch import Llama
 from llama_from_scratch.checkpoint.embedded import EMBEDDED
-from llama_from_scratch.generation import Sampling, generate, generate_batch, next_token
-from llama_from_scratch.generation.sampling import COLDEST, keep_min_p, keep_top_k, keep_top_p
+from llama_from_scratch.generation import Sampling, generate, generate_batch, generate_samples, stream_samples
 from llama_from_scratch.tokenizer import load_tokenizer
 
-INF = float("inf")
 PROMPTS = [
     "The capital of France is",
     "def fibonacci(n):\n    ",
@@ -26,13 +25,7 @@ def tok():
 
 @pytest.fixture(scope="module")
 def small() -> Llama:
-    """Random weights, grouped queries, a short context; logits that differ enough for an unmistakable largest one."""
-    torch.manual_seed(0)
-    model = Llama(LlamaConfig(97, 64, 3, 4, 2, 16, 128, max_seq_len=64)).eval()
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.normal_(0, 0.3) if weight.dim() == 2 else weight.uniform_(0.5, 1.5)
-    return model
+    return tiny_model()
 
 
 def plain_greedy(model: Llama, prompt: list[int], n: int) -> list[int]:
@@ -192,147 +185,93 @@ def test_temperature_0_and_top_k_1_are_greedy(small):
         assert list(generate(small, [5, 17], 20, rule)) == greedy
 
 
-# The 99.9 % point of chi-square with 5 degrees of freedom (NIST/SEMATECH e-Handbook, 1.3.6.7.4).
-CRITICAL = 20.515
-
-
-@pytest.mark.parametrize(
-    ("rule", "expected"),
-    [
-        (dict(temperature=1.0), [0.4, 0.25, 0.15, 0.1, 0.06, 0.04]),
-        (dict(temperature=0.5), [n / 0.2702 for n in (0.16, 0.0625, 0.0225, 0.01, 0.0036, 0.0016)]),
-        (dict(temperature=1.0, top_k=3), [0.5, 0.3125, 0.1875, 0, 0, 0]),
-        (dict(temperature=1.0, top_p=0.7), [0.5, 0.3125, 0.1875, 0, 0, 0]),
-        (dict(temperature=1.0, min_p=0.3), [0.5, 0.3125, 0.1875, 0, 0, 0]),
-        (dict(temperature=0.5, top_p=0.7), [0.16 / 0.2225, 0.0625 / 0.2225, 0, 0, 0, 0]),
-    ],
-)
-def test_tokens_are_drawn_as_often_as_they_are_likely(rule, expected):
-    """Chi-square over 60 000 draws. The temperature comes first: at 0.5 two tokens hold 0.7, at 1 it takes three."""
-    if sum(expected) != pytest.approx(1):
-        expected = [n / sum(expected) for n in expected]
-    logits = torch.tensor([0.4, 0.25, 0.15, 0.1, 0.06, 0.04]).log() + 7
-    rule = Sampling(seed=0, **rule)
-    n = 60_000
-
-    def distance(sampled: Sampling) -> float:
-        drawn = next_token(logits.expand(n, -1), sampled, rule.generator()).bincount(minlength=6)
-        wanted = torch.tensor(expected) * n
-        if drawn[wanted == 0].any():
-            return INF
-        return float(((drawn - wanted) ** 2 / wanted)[wanted > 0].sum())
-
-    assert distance(rule) < CRITICAL
-    warmer = Sampling(rule.temperature * 1.1, rule.top_k, rule.top_p, rule.min_p, seed=0)
-    assert distance(warmer) > CRITICAL  # the test would notice a temperature that is off by a tenth
-
-
-# --- the filters -------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=150, deadline=None)
-@given(
-    st.integers(0, 2**31),
-    st.integers(2, 300),
-    st.floats(0.05, 3.0),
-    st.integers(1, 300),
-    st.floats(0.01, 0.999),
-    st.floats(0.0, 1.0),
-)
-def test_filters_equal_the_processors_of_transformers(seed, vocab, temperature, k, top_p, min_p):
-    from transformers.generation import logits_process as theirs
-
-    logits = torch.randn(3, vocab, generator=torch.Generator().manual_seed(seed)) * 2.5
-    logits = logits.double()  # so that no probability falls on a border by rounding
-    k = min(k, vocab)
-    assert torch.equal(keep_top_k(logits, k), theirs.TopKLogitsWarper(k)(None, logits))
-    assert torch.equal(keep_top_p(logits, top_p), theirs.TopPLogitsWarper(top_p)(None, logits))
-    assert torch.equal(keep_min_p(logits, min_p), theirs.MinPLogitsWarper(min_p)(None, logits))
-    chain = logits / temperature
-    ours = keep_min_p(keep_top_p(keep_top_k(chain, k), top_p), min_p)
-    for step in (theirs.TopKLogitsWarper(k), theirs.TopPLogitsWarper(top_p), theirs.MinPLogitsWarper(min_p)):
-        chain = step(None, chain)
-    assert torch.equal(ours, chain)
-
-
-def kept(logits: torch.Tensor) -> list[int]:
-    return (logits > -INF).nonzero()[:, -1].tolist()
-
-
-def test_top_k_keeps_exactly_k_where_logits_are_equal():
-    logits = torch.tensor([1.0, 2.0, 2.0, 2.0, 0.0])
-    for k in range(1, 6):
-        assert len(kept(keep_top_k(logits, k))) == k
-    assert torch.equal(keep_top_k(logits, 5), logits)
-    for k in (0, 6):
-        with pytest.raises(ValueError, match=f"top_k is {k}"):
-            keep_top_k(logits, k)
-
-
-def test_top_p_keeps_while_less_than_p_is_held():
-    logits = torch.tensor([0.125, 0.5, 0.125, 0.25], dtype=torch.float64).log()
-    assert kept(keep_top_p(logits, 0.01)) == [1]
-    assert kept(keep_top_p(logits, 0.4)) == [1]
-    assert kept(keep_top_p(logits, 0.6)) == [1, 3]
-    assert kept(keep_top_p(logits, 0.8)) == [0, 1, 3]  # of two equals the first
-    assert kept(keep_top_p(logits, 0.99)) == [0, 1, 2, 3]
-    assert torch.equal(keep_top_p(logits, 1.0), logits)
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.integers(0, 2**31), st.floats(1e-12, 1.0))
-def test_top_p_keeps_the_fewest_that_are_enough(seed, p):
-    logits = torch.randn(40, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) * 3
-    probability = logits.softmax(-1)
-    chosen = kept(keep_top_p(logits, p))
-    held = probability[chosen].sum().item()
-    assert held >= p - 1e-9
-    assert held - probability[chosen].min().item() < p + 1e-9
-    assert set(chosen) == set(probability.topk(len(chosen)).indices.tolist())
-
-
-def test_min_p_is_relative_to_the_most_likely():
-    logits = torch.tensor([0.125, 0.5, 0.125, 0.25], dtype=torch.float64).log()
-    assert kept(keep_min_p(logits, 0.0)) == [0, 1, 2, 3]
-    assert kept(keep_min_p(logits, 0.3)) == [1, 3]
-    assert kept(keep_min_p(logits, 0.6)) == [1]
-    assert kept(keep_min_p(torch.tensor([2.0, 2.0, 1.0]), 1.0)) == [0, 1]
-
-
 def test_a_prompt_that_is_still_text(small, as_users_run_it):
     with pytest.raises(ValueError, match="the prompt is the text 'Hello'; give its token ids"):
         generate(small, "Hello", 3)
 
 
-def test_nan_is_reported_and_not_drawn_from():
-    logits = torch.tensor([[1.0, float("nan"), 2.0]])
-    for rule in (Sampling(), Sampling(temperature=1.0)):
-        with pytest.raises(ValueError, match="logits are NaN in torch.float32"):
-            next_token(logits, rule)
+# --- several samples of one prompt -------------------------------------------------------------------------------
 
 
-def test_the_coldest_draw_is_the_most_likely_token():
-    logits = torch.tensor([[-3e4, 1.0, 3e4]])  # as far apart as half-precision logits can be
-    assert next_token(logits, Sampling(temperature=COLDEST, top_k=2, top_p=0.9, min_p=0.1)).tolist() == [2]
+def test_samples_differ_and_come_again_with_the_same_seed(small):
+    rule = Sampling(1.5, seed=3)
+    first = generate_samples(small, [5, 17, 80], 6, 20, rule)
+    assert len({tuple(row) for row in first}) == 6
+    assert generate_samples(small, [5, 17, 80], 6, 20, rule) == first
+    assert generate_samples(small, [5, 17, 80], 6, 20, Sampling(1.5, seed=4)) != first
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        (dict(temperature=-0.1), "temperature is -0.1; it must be 0"),
-        (dict(temperature=1e-40), "temperature is 1e-40; .* or a number of at least 0.001"),
-        (dict(temperature=INF), "temperature is inf"),
-        (dict(temperature=float("nan")), "temperature is nan"),
-        (dict(top_k=0), "top_k is 0; it must be a whole number of at least 1"),
-        (dict(top_p=0.0), "top_p is 0.0; it must be above 0 and at most 1"),
-        (dict(top_p=1.1), "top_p is 1.1"),
-        (dict(top_p=float("nan")), "top_p is nan"),
-        (dict(min_p=-0.1), "min_p is -0.1; it must be from 0 to 1"),
-        (dict(min_p=1.5), "min_p is 1.5"),
-        (dict(seed=-1), "seed is -1"),
-        (dict(seed=2**63), "seed is 9223372036854775808"),
-    ],
-)
-def test_silly_sampling_values_are_refused(wrong, message):
-    with pytest.raises(ValueError, match=message):
-        Sampling(**wrong)
+@pytest.mark.parametrize("prompt", [[5, 17, 80], [9]], ids=["three", "one"])
+def test_greedy_samples_are_all_what_one_run_gives(small, prompt):
+    single = list(generate(small, prompt, 20))
+    assert generate_samples(small, prompt, 4, 20) == [single] * 4
+
+
+def test_first_tokens_of_samples_are_as_diverse_as_the_model_says(small):
+    """Independent draws: as many different first tokens among 400 as their probabilities lead to expect."""
+    n, warm = 400, 4.0
+    with torch.no_grad():
+        p = (small(torch.tensor([[5, 17, 80]]))[0, -1] / warm).softmax(-1)
+    expected = float((1 - (1 - p) ** n).sum())  # distinct tokens among n draws
+    different = len({row[0] for row in generate_samples(small, [5, 17, 80], n, 1, Sampling(warm, seed=0))})
+    assert expected > 20
+    assert abs(different - expected) < 0.15 * expected
+
+
+def test_each_sample_stops_by_itself_and_the_stream_says_when(small):
+    rule = Sampling(2.0, seed=0)
+    stop = set(range(0, 97, 9))
+    free = generate_samples(small, [5, 17, 80], 5, 20, rule)
+    steps = list(stream_samples(small, [5, 17, 80], 5, 20, rule, stop))
+    expected = [row[: next((i for i, token in enumerate(row) if token in stop), 20)] for row in free]
+    assert len({len(row) for row in expected}) > 1
+    assert [[step[i] for step in steps if step[i] is not None] for i in range(5)] == expected
+    assert generate_samples(small, [5, 17, 80], 5, 20, rule, stop) == expected
+    assert len(steps) == max(map(len, expected))
+
+
+def test_impossible_samples_are_refused_at_once(small):
+    for n in (0, -1):
+        with pytest.raises(ValueError, match="the number of samples is"):
+            stream_samples(small, [5], n, 3)
+    with pytest.raises(ValueError, match="the prompt is empty"):
+        stream_samples(small, [], 2, 3)
+
+
+# --- repetition penalty in the loop ------------------------------------------------------------------------------
+
+
+def test_the_penalty_counts_prompt_and_new_tokens_as_transformers_does(smollm2, hf_smollm2, tok):
+    ids = tok.encode("one two three one two three one two")
+    expected = hf_smollm2.generate(
+        torch.tensor([ids]),
+        attention_mask=torch.ones(1, len(ids)),
+        max_new_tokens=10,
+        do_sample=False,
+        repetition_penalty=1.3,
+        eos_token_id=None,
+        pad_token_id=0,
+    )[0, len(ids) :].tolist()
+    assert list(generate(smollm2, ids, 10, Sampling(repetition_penalty=1.3))) == expected
+    assert len(set(expected) & set(ids)) == 0  # without a penalty it goes on counting
+
+
+def test_a_high_penalty_never_says_anything_twice(small):
+    """So high that a seen token is behind all that have a chance: 30 new ones, none twice, none of the prompt."""
+    prompt = [5, 17, 80, 3, 3, 41, 9]
+    rule = Sampling(repetition_penalty=1e6)
+    for tokens in (
+        list(generate(small, prompt, 30, rule)),
+        generate_batch(small, [prompt, [7]], 30, rule)[0],
+        generate_samples(small, prompt, 2, 30, rule)[1],
+    ):
+        assert len(set(tokens) | set(prompt)) == len(set(prompt)) + 30
+
+
+def test_padding_is_not_penalised(small):
+    """Rows are padded with token 0, which is no part of their text."""
+    rule = Sampling(repetition_penalty=1e6)
+    prompts = [[5, 17, 80, 3, 3, 41, 9], [7], [60, 61]]
+    batch = generate_batch(small, prompts, 30, rule)
+    assert batch == [list(generate(small, prompt, 30, rule)) for prompt in prompts]
+    assert any(0 in row for row in batch)
