@@ -105,12 +105,7 @@ class SentencePieceTokenizer(Tokenizer):
         longest_first = sorted(self._user_defined, key=len, reverse=True)
         self._user_defined_pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
-    def stream(self) -> TextStream:
-        """A decoder for tokens that come one at a time, special tokens by their names.
-
-        As in SentencePiece, the space before the text is dropped, and each byte that belongs to no character becomes
-        one U+FFFD. (But SentencePiece leaves special tokens out.)
-        """
+    def _new_stream(self) -> TextStream:
         return SentencePieceStream(self)
 
     def check_scores(self, target: str) -> None:
@@ -157,7 +152,11 @@ WORD = f"{SPACE}*[^{SPACE}]+|{SPACE}+"
 
 
 class SentencePieceStream(TextStream):
-    """Text token by token. The space before the text is dropped where the text begins, and nowhere else."""
+    """Text token by token, special tokens by their names. (SentencePiece leaves them out; all else is as there.)
+
+    The space before the text is dropped where the text begins, and nowhere else. Each byte that belongs to no character
+    becomes one U+FFFD.
+    """
 
     def __init__(self, tokenizer: SentencePieceTokenizer) -> None:
         super().__init__(tokenizer.pieces, errors="surrogateescape")  # marks bytes that are not UTF-8 one by one

@@ -81,6 +81,8 @@ def sentencepiece_parts(tok: SentencePieceTokenizer) -> dict[str, Any]:
     if Kind.USER_DEFINED in kinds:
         text = tok.vocabulary[kinds.index(Kind.USER_DEFINED)].text
         raise ValueError(f"it finds {text!r} in texts before anything is joined, which tokenizer.json cannot say")
+    if any(min(pair) < 0 for pair in tok.merges):
+        raise ValueError("some of its pieces hold characters that are no pieces, which tokenizer.json does not allow")
     if equal := tied(tok.merges, tok.vocabulary):
         raise ValueError(
             f"its pieces {', '.join(map(repr, equal[:3]))} have one score, so that the leftmost is joined first; "

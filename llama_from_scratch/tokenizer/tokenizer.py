@@ -92,8 +92,14 @@ class Tokenizer:
         stream = self.stream()
         return "".join([stream.push(token) for token in ids]) + stream.flush()
 
-    def stream(self) -> TextStream:
-        """A decoder for tokens that come one at a time."""
+    def stream(self, after: Iterable[int] = ()) -> TextStream:
+        """A decoder for tokens that come one at a time: those that follow `after`, whose own text it does not give."""
+        stream = self._new_stream()
+        for token in after:
+            stream.push(token)
+        return stream
+
+    def _new_stream(self) -> TextStream:
         return TextStream(self.pieces)
 
     def chat(self, messages: list[Message]) -> list[int]:
@@ -126,6 +132,7 @@ class Tokenizer:
 
         Raises:
             OSError: if the folder cannot be written; what was there stays as it was.
+            ValueError: if `folder` is a file, or a tokenizer.json cannot say what this tokenizer does.
         """
         save_hugging_face_tokenizer(self, Path(folder))
 
