@@ -1,8 +1,9 @@
-"""GGUF files for tests, written with the package gguf, and what it costs to load a file.
+"""GGUF and Meta files for tests, written without our own code, and what it costs to load a file.
 
 Our own tables of names and permutations take no part.
 """
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,50 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+META_NAMES = {
+    "embed_tokens": "tok_embeddings",
+    "self_attn.q_proj": "attention.wq",
+    "self_attn.k_proj": "attention.wk",
+    "self_attn.v_proj": "attention.wv",
+    "self_attn.o_proj": "attention.wo",
+    "mlp.gate_proj": "feed_forward.w1",
+    "mlp.down_proj": "feed_forward.w2",
+    "mlp.up_proj": "feed_forward.w3",
+    "input_layernorm": "attention_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "lm_head": "output",
+}
+
+
+def write_meta(
+    folder: Path,
+    config: transformers.LlamaConfig,
+    weights: dict[str, torch.Tensor],  # by their names in transformers
+    params: dict,  # content of params.json, beside the sizes
+    *,
+    n_shards: int = 1,
+    embedding_dimension: int = 1,  # that is divided among the files: 1 in Llama 1 and 2, 0 in Llama 3
+) -> Path:
+    """A folder as Meta publishes its models: one .pth file for each GPU, q and k rows in adjacent pairs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes = {"dim": config.hidden_size, "n_layers": config.num_hidden_layers, "n_heads": config.num_attention_heads}
+    (folder / "params.json").write_text(json.dumps(sizes | {"norm_eps": config.rms_norm_eps} | params))
+    shards = [{"rope.freqs": torch.ones(config.head_dim // 2)} for _ in range(n_shards)]
+    for name, weight in weights.items():
+        if "q_proj" in name or "k_proj" in name:
+            weight = to_meta_rows(weight, config.head_dim)
+        layer = name.removeprefix("model.").removesuffix(".weight")
+        for theirs, metas in META_NAMES.items():
+            layer = layer.replace(theirs, metas)
+        dimension = embedding_dimension if layer == "tok_embeddings" else int(layer.endswith((".wo", ".w2")))
+        parts = [weight] * n_shards if weight.dim() == 1 else weight.chunk(n_shards, dimension)
+        for shard, part in zip(shards, parts, strict=True):
+            shard[f"{layer}.weight"] = part.clone()
+    for i, shard in enumerate(shards):
+        torch.save(shard, folder / f"consolidated.0{i}.pth")
+    return folder
 
 
 PEAK = """

@@ -152,7 +152,8 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(
-            f"{path} is missing; give a folder with config.json and safetensors, or the path of a GGUF file"
+            f"{path} is missing; give a folder with config.json and safetensors, or with params.json and "
+            "consolidated.00.pth, or the path of a GGUF file"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON ({error}); download it again") from None

@@ -118,9 +118,10 @@ def _tokenizer_fields(path: Path, tokenizer: Tokenizer | None, vocab_size: int) 
         )
     # llama.cpp wants a token for each row of the embedding; some models have more rows than tokens.
     rows = range(n, vocab_size)
-    for key, filler in {"tokens": "[PAD{}]", "token_type": UNUSED, "scores": 0.0}.items():
-        if f"tokenizer.ggml.{key}" in fields:
-            fields[f"tokenizer.ggml.{key}"] += [filler.format(i) if key == "tokens" else filler for i in rows]
+    fields["tokenizer.ggml.tokens"] += [f"[PAD{i}]" for i in rows]
+    fields["tokenizer.ggml.token_type"] += [UNUSED for _ in rows]
+    if "tokenizer.ggml.scores" in fields:
+        fields["tokenizer.ggml.scores"] += [0.0 for _ in rows]
     return fields
 
 

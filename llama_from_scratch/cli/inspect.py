@@ -10,12 +10,13 @@ import torch
 
 from ..checkpoint import EMBEDDED, Checkpoint, describe
 from ..tokenizer import load_tokenizer
+from ..tokenizer.sentencepiece import SentencePieceTokenizer
 from .terminal import console, loading, write
 
 EXAMPLES = """examples:
   the model that comes with the project:
     PROGRAM inspect
-  a file, a folder, or a model on the Hugging Face hub:
+  a file, a folder (Hugging Face's or Meta's), or a model on the Hugging Face hub:
     PROGRAM inspect model.gguf
     PROGRAM inspect meta-llama/Llama-3.2-1B"""
 
@@ -84,7 +85,7 @@ def _tokenizer(name: str) -> list[tuple[str, ...]]:
         return "none" if token is None else f"{token} {tok.tokens[token]}"
 
     return [
-        ("kind", "byte-level BPE"),
+        ("kind", "SentencePiece BPE" if isinstance(tok, SentencePieceTokenizer) else "byte-level BPE"),
         ("tokens", f"{len(tok):,}, {len(tok.special)} of them special"),
         ("bos", named(tok.bos_id) + (", before every text" if tok.add_bos else ", not added to a text")),
         ("eos", named(tok.eos_id)),
