@@ -13,9 +13,11 @@ class Log:
 
     Raises:
         ValueError: if the file is shorter than that.
+        OSError: from `write`, if the disk is full. Half a line may then stand there until the run goes on.
     """
 
     def __init__(self, path: Path, length: int) -> None:
+        self.path = path
         found = path.stat().st_size if path.exists() else 0
         if found < length:
             raise ValueError(
@@ -25,8 +27,11 @@ class Log:
         self._file.truncate(length)
 
     def write(self, record: Record) -> None:
-        self._file.write(json.dumps(record).encode() + b"\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(record).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise OSError(f"{self.path} cannot be written ({error}); make room, then give --resume") from None
 
     def sync(self) -> int:
         """Wait until all is on the disk. Gives the length in bytes."""

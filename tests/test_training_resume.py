@@ -1,0 +1,57 @@
+"""Training that is killed, again and again, ends bit for bit as if it never had been; and each known bug shows."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from training_lives import MUTATIONS
+
+
+@pytest.fixture(scope="module")
+def lives(tmp_path_factory):
+    """The program of training_lives.py, run once for all tests of this file."""
+    folder = tmp_path_factory.mktemp("lives")
+    done = subprocess.run(
+        [sys.executable, Path(__file__).parent / "training_lives.py", folder],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=900,
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    return json.loads(done.stdout)
+
+
+def differences(one: dict, other: dict) -> set[str]:
+    return {what for what in ("step", "model.safetensors", "training.safetensors", "log") if one[what] != other[what]}
+
+
+def test_killed_at_twenty_random_moments(lives):
+    """Real kills (SIGKILL), saves after each step. Weights, optimizer and generators are equal to the last bit."""
+    killed = lives["killed"]
+    assert differences(killed, lives["calm"]) == set()
+    assert len(killed["reached"]) == 20
+    assert killed["during a save"] >= 3  # some of them hit a save that was being written
+    assert killed["reached"] == sorted(killed["reached"])  # no save is ever lost
+    assert len(set(killed["reached"])) > 10  # and they were spread over the run
+
+
+def test_the_log_has_each_step_once(lives):
+    steps = [record["step"] for record in lives["killed"]["log"] if record["kind"] == "step"]
+    assert steps == list(range(1, 61))
+    assert [r["step"] for r in lives["killed"]["log"] if r["kind"] == "held_out"] == [*range(7, 60, 7), 60]
+    assert [r["step"] for r in lives["killed"]["log"] if r["kind"] == "sample"] == [*range(11, 60, 11), 60]
+
+
+def test_short_runs_without_a_bug_are_equal_too(lives):
+    """What the mutants below are compared with."""
+    assert differences(lives["mutant "], lives["calm, short"]) == set()
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_what_is_not_restored_shows(lives, mutation):
+    found = differences(lives[f"mutant {mutation}"], lives["calm, short"])
+    assert found == ({"log"} if mutation == "log" else {"model.safetensors", "training.safetensors", "log"})

@@ -1,0 +1,291 @@
+"""A run folder: made whole or not at all, saved, resumed, refused, and used as a model."""
+
+import errno
+import json
+import shutil
+
+import pytest
+import torch
+import transformers
+
+from llama_from_scratch import Llama
+from llama_from_scratch.checkpoint import CheckpointError, describe, load_model, resolve
+from llama_from_scratch.tokenizer import load_tokenizer
+from llama_from_scratch.training import Recipe, Routine, begin, fresh_state, reopen, resume, saves, train
+from llama_from_scratch.training.log import read_log
+
+SMALL = dict(vocab_size=300, dim=16, layers=1, heads=4, kv_heads=2, ffn_dim=24, context=16, batch_size=3, warmup=2)
+ROUTINE = Routine(evaluate_every=100, sample_every=100, sample_tokens=4, save_every=4, keep=2)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    file = tmp_path_factory.mktemp("text") / "text.txt"
+    file.write_text("\n".join(f"the {i} quick brown foxes jump over {i * i} lazy dogs" for i in range(300)))
+    return file
+
+
+@pytest.fixture
+def begun(text, tmp_path):
+    """Makes a run that was trained to its end, or to `stop_at`."""
+
+    def make(stop_at: int | None = None, name: str = "run", **settings):
+        run = begin(tmp_path / name, Recipe(data=(str(text),), **{"steps": 12, **SMALL, **settings}))
+        go_on(run, stop_at)
+        return run
+
+    return make
+
+
+def go_on(run, stop_at=None, routine=ROUTINE):
+    state = fresh_state(run.recipe)
+    records = list(train(run, state, run.tokenizer(), routine, lambda: state.step == stop_at))
+    return state, records
+
+
+def content(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+# --- it is a model -----------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_a_model_and_its_latest_save_is_meant(begun):
+    run = begun(stop_at=6)
+    assert [save.name for save in saves.saves_in(run.folder)] == ["step-00000004", "step-00000006"]
+    assert resolve(run.folder) == run.saves / "step-00000006"
+    state, _ = go_on(run)
+    model = Llama.from_pretrained(str(run.folder))
+    assert all(torch.equal(*pair) for pair in zip(model.parameters(), state.model.parameters(), strict=True))
+    assert load_tokenizer(run.folder).pieces == run.tokenizer().pieces
+    assert describe(run.folder).config == run.recipe.config(300)
+
+
+def test_a_save_loads_in_transformers(begun):
+    run = begun()
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(resolve(run.folder))
+    tokens = torch.arange(16)[None]
+    expected = theirs(tokens).logits
+    torch.testing.assert_close(load_model(run.folder)(tokens), expected, rtol=1e-4, atol=1e-5)
+    tok = transformers.AutoTokenizer.from_pretrained(resolve(run.folder))
+    assert tok("the 17 quick foxes")["input_ids"] == run.tokenizer().encode("the 17 quick foxes")
+
+
+def test_before_the_first_save(begun):
+    run = begun(stop_at=1)
+    shutil.rmtree(run.saves / "step-00000001")
+    with pytest.raises(CheckpointError, match=r"run has not saved a model yet; wait for its first save"):
+        load_model(run.folder)
+    state, records = go_on(run)  # and it begins again
+    assert [r["step"] for r in read_log(run.log) if r["kind"] == "step"] == list(range(1, 13))
+
+
+# --- going on ----------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_that_is_resumed_changes_nothing(begun):
+    run = begun()
+    before = content(run.folder)
+    assert go_on(resume(reopen(run.folder), {}))[1] == []
+    assert content(run.folder) == before
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"learning_rate": 0.01},
+            "--learning-rate is 0.01, and the run in {run} began with 0.002; leave it out to go on",
+        ),
+        ({"steps": 20}, "--steps is 20, and the run in {run} began with 12"),
+        ({"dim": 32}, "--dim is 32, and the run in {run} began with 16"),
+        ({"data": ("other.txt",)}, "--data is ('other.txt',), and the run"),
+        ({"seed": 5}, "--seed is 5, and the run in {run} began with 0"),
+    ],
+)
+def test_another_recipe_is_refused_by_name(given, message, begun):
+    run = begun(stop_at=4)
+    before = content(run.folder)
+    with pytest.raises(ValueError) as error:
+        resume(reopen(run.folder), given)
+    assert str(error.value).startswith(message.format(run=run.folder))
+    assert content(run.folder) == before
+
+
+def test_a_wsd_run_that_is_prolonged_is_the_run_that_was_planned_so(begun):
+    wsd = {"schedule": "wsd", "decay": 4}
+    planned = begun(name="planned", steps=16, **wsd)
+    prolonged = begun(name="prolonged", stop_at=6, steps=10, **wsd)
+    prolonged = resume(reopen(prolonged.folder), {"steps": 16})
+    go_on(prolonged)
+    one, other = content(planned.folder / "saves"), content(prolonged.folder / "saves")
+    assert one.keys() == other.keys()
+    assert all(one[name] == other[name] for name in one if name.endswith(".safetensors"))
+    assert reopen(prolonged.folder).recipe == planned.recipe
+    shortened = begun(name="shortened", stop_at=6, steps=30, **wsd)
+    go_on(resume(reopen(shortened.folder), {"steps": 16, "decay": 4}))
+    assert (
+        content(shortened.folder / "saves")["step-00000016/model.safetensors"] == one["step-00000016/model.safetensors"]
+    )
+
+
+@pytest.mark.parametrize("given", [{"steps": 30}, {"decay": 2}, {"steps": 9}])
+def test_once_the_learning_rate_falls_the_end_is_fixed(given, begun):
+    run = begun(stop_at=8, steps=10, schedule="wsd", decay=4)
+    with pytest.raises(
+        ValueError, match=r"cannot be changed from .* is at step 8, and the learning rate falls from step"
+    ):
+        resume(reopen(run.folder), given)
+
+
+# --- what can go wrong -------------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_is_taken(begun, text, tmp_path):
+    run = begun(stop_at=1)
+    before = content(tmp_path)
+    recipe = Recipe(data=(str(text),), steps=4, **SMALL)
+    with pytest.raises(ValueError, match=r"run already holds a run; give --resume to go on with it, or another folder"):
+        begin(run.folder, recipe)
+    with pytest.raises(ValueError, match=r"already exists and is no run; give the name of a new folder"):
+        begin(run.saves, recipe)
+    with pytest.raises(ValueError, match=r"there is no run in .*; leave --resume out to begin one there"):
+        reopen(tmp_path / "nothing")
+    assert content(tmp_path) == before
+
+
+def test_a_run_that_cannot_be_made_leaves_nothing(text, tmp_path):
+    for settings, message in (
+        ({"vocab_size": 100}, "vocab_size is 100"),
+        ({"vocab_size": 100_000}, "give more text or a smaller vocab_size"),
+        ({"tokenizer": "no-such-model"}, "there is no model 'no-such-model'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            begin(tmp_path / "runs" / "new", Recipe(data=(str(text),), steps=4, **{**SMALL, **settings}))
+    assert not list((tmp_path / "runs").rglob("*"))
+
+
+def harm_json(text):
+    return lambda file: file.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("file", "harm"),
+    [
+        ("training.json", harm_json("{}")),
+        ("training.json", harm_json("[1, 2")),
+        ("training.safetensors", lambda file: file.write_bytes(file.read_bytes()[:-50])),
+        ("training.safetensors", lambda file: file.unlink()),
+        ("model.safetensors", lambda file: file.write_bytes(file.read_bytes()[:100])),
+        ("config.json", lambda file: file.unlink()),
+    ],
+)
+def test_a_damaged_save_is_named_and_the_one_before_it_still_works(file, harm, begun):
+    run = begun(stop_at=7)
+    harm(run.saves / "step-00000007" / file)
+    before = content(run.folder)
+    with pytest.raises(
+        ValueError, match=r"step-00000007 is damaged .*remove that folder to go on from the save before"
+    ):
+        go_on(reopen(run.folder))
+    assert content(run.folder) == before
+    shutil.rmtree(run.saves / "step-00000007")
+    state, _ = go_on(reopen(run.folder))
+    assert state.step == 12
+    assert [r["step"] for r in read_log(run.log) if r["kind"] == "step"] == list(range(1, 13))
+
+
+@pytest.mark.parametrize(
+    "stored", ["{}", "not json", '{"recipe": {"steps": 3}}', '{"recipe": {"data": ["x"], "steps": 0}}']
+)
+def test_a_damaged_recipe(stored, begun):
+    run = begun(stop_at=1)
+    (run.folder / "run.json").write_text(stored)
+    with pytest.raises(ValueError, match=r"run\.json is damaged \(.*\); bring it back, or begin a new run"):
+        reopen(run.folder)
+
+
+@pytest.mark.parametrize("where", ["weights", "optimizer", "json", "sync", "rename"])
+def test_a_full_disk_ends_it_with_the_old_save_whole(where, begun, monkeypatch):
+    run = begun(stop_at=4)
+    before = content(run.saves)
+
+    def full(*_arguments, **_options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    name = {"weights": "save_model", "optimizer": "save_file"}.get(where)
+    if name:
+        monkeypatch.setattr(saves, name, full)
+    elif where == "json":
+        monkeypatch.setattr("pathlib.Path.write_text", full)
+    else:
+        monkeypatch.setattr(f"llama_from_scratch.training.files.{'sync' if where == 'sync' else 'os.replace'}", full)
+    with pytest.raises(
+        OSError, match=r"step 8 cannot be saved .*No space left.*the save of step 4 is whole; make room, then"
+    ):
+        go_on(reopen(run.folder))
+    monkeypatch.undo()
+    assert content(run.saves) == before
+    assert go_on(reopen(run.folder))[0].step == 12
+
+
+def test_what_a_killed_process_left_is_cleared_away(begun):
+    run = begun(stop_at=4)
+    (run.saves / ".unfinished-abc").mkdir()
+    (run.saves / ".unfinished-abc" / "model.safetensors").write_bytes(b"half")
+    go_on(run)
+    assert sorted(p.name for p in run.saves.iterdir()) == ["step-00000008", "step-00000012"]
+
+
+def test_a_loss_that_is_no_number_saves_nothing(begun):
+    run = begun(stop_at=6)
+    before = content(run.saves)
+    state = fresh_state(run.recipe)
+    state.model.norm.register_forward_hook(lambda _m, _i, out: out * (float("nan") if state.step >= 9 else 1))
+    with pytest.raises(ValueError, match="in step 10 the loss is nan"):
+        list(train(run, state, run.tokenizer(), ROUTINE))
+    names = sorted(path.name for path in run.saves.iterdir())
+    assert names == ["step-00000006", "step-00000008"]  # the save of step 8 was good
+    assert content(run.saves / "step-00000006") == {
+        k[14:]: v for k, v in before.items() if k.startswith("step-00000006")
+    }
+
+
+def test_texts_too_short_for_a_batch_say_so(text, tmp_path):
+    run = begin(tmp_path / "run", Recipe(data=(str(text),), steps=4, **{**SMALL, "context": 1000, "batch_size": 50}))
+    with pytest.raises(
+        ValueError, match=r"a batch of 50 windows of 1000 needs 51,000; give more text, a smaller batch"
+    ):
+        go_on(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("save_every", 0), ("keep", 0), ("evaluate_every", -1), ("sample_tokens", 0)]
+)
+def test_routines_that_cannot_be(name, value):
+    with pytest.raises(
+        ValueError, match=rf"^--{name.replace('_', '-')} is {value}; it must be a whole number of at least 1"
+    ):
+        Routine(**{name: value})
+
+
+# --- who else looks on -------------------------------------------------------------------------------------------
+
+
+def test_what_the_data_was_made_of(begun, text):
+    run = begun(stop_at=1)
+    facts = json.loads((run.data / "data.json").read_text())
+    assert facts["train"]["documents"][0]["name"] == str(text)
+    parts = [facts[part]["documents"][0]["bytes"] for part in ("train", "held_out")]
+    assert sum(parts) == len(text.read_bytes())
+
+
+def test_a_longer_prompt_and_a_tokenizer_of_another_model(text, tmp_path):
+    """A run with the tokenizer of an earlier run; samples go on from a prompt."""
+    first = begin(tmp_path / "first", Recipe(data=(str(text),), steps=2, **SMALL))
+    list(train(first, fresh_state(first.recipe), first.tokenizer(), ROUTINE))
+    second = begin(tmp_path / "second", Recipe(data=(str(text),), steps=2, **{**SMALL, "tokenizer": str(first.folder)}))
+    assert second.tokenizer().pieces == first.tokenizer().pieces
+    routine = Routine(prompt="the 17", sample_tokens=3)
+    records = list(train(second, fresh_state(second.recipe), second.tokenizer(), routine))
+    assert records[-1]["kind"] == "sample" and records[-1]["text"].startswith("the 17")
