@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _write_one(tokens: Iterator[int], text: str, tokenizer: Tokenizer, watch: Stopwatch) -> list[int]:
     """The text as it is made."""
     write(text, faint=True)
-    stream, new = tokenizer.stream(), []
+    stream, new = tokenizer.stream(after=tokenizer.encode(text)), []
     for token in tokens:
         watch.tick()
         new.append(token)
@@ -117,7 +117,8 @@ def _write_samples(
             if any(rows):
                 write(f"--- sample {i} of {len(rows)}\n")
                 write(text, faint=True)
-                write(tokenizer.decode(row) + "\n")
+                stream = tokenizer.stream(after=tokenizer.encode(text))
+                write("".join(map(stream.push, row)) + stream.flush() + "\n")
     return rows
 
 
