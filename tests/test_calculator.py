@@ -483,7 +483,7 @@ RUNS = {
     # first version prints 4) and section 3.3.2: weights stay gathered, optimizer and gradients are split, interleaved
     # schedule, nothing recomputed. One layer a chunk: the first chunk without its layer "has only the embedding".
     # Which FLOPs the paper counts is not said; here all pairs of query and key, as in the other rows. Counting the
-    # causal half would make row 3 0.71.
+    # causal half would make row 3 0.69.
     "405B, 8k tokens, 8,192 GPUs": Run(
         "Llama-3.1-405B", replace(LLAMA3, data=64, micro_batches=32), H100_SXM, flops=430e12, ratio=1.00
     ),
