@@ -4,15 +4,18 @@ One table for each format: how the file is made from a healthy one -> what the e
 """
 
 import json
+import os
 import pickle
 import random
 import struct
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
 import pytest
 import torch
-from checkpoint_files import hf_weights, write_gguf
+from checkpoint_files import hf_weights, write_gguf, write_meta
 from reference import random_hf
 from safetensors.torch import load_file, save_file
 
@@ -400,6 +403,7 @@ HF_FOLDERS = {
     "theta has 400 digits": (rope(rope_theta=10**400), "too large"),
     "a billion blocks": (config(num_hidden_layers=10**9), "1000000000 blocks, but it holds only"),
     "overflowing width": (config(intermediate_size=2**62), "impossible model|its config needs"),
+    "width of 30 digits": (config(intermediate_size=10**30), "impossible model"),
     "context is not whole": (
         config(max_position_embeddings=0.5),
         "max_position_embeddings is 0.5; it must be a whole number",
@@ -479,6 +483,185 @@ def test_safetensors_cut_off_anywhere(folder):
     for length in [*range(0, len(whole), 200), len(whole) - 1]:
         path.write_bytes(whole[:length])
         refused(folder, "is not a whole safetensors file")
+
+
+# Meta
+
+
+@pytest.fixture
+def meta_folder(tmp_path):
+    """A healthy folder in Meta's layout, in two files."""
+    theirs = random_hf(META_TINY)
+    write_meta(tmp_path / "model", theirs.config, hf_weights(theirs), META_PARAMS, n_shards=2)
+    assert load_model(tmp_path / "model").config == META_TINY
+    return tmp_path / "model"
+
+
+META_TINY = replace(TINY, n_kv_heads=2, ffn_dim=96)
+META_PARAMS = {"vocab_size": -1, "multiple_of": 32}
+FIRST, SECOND = "consolidated.00.pth", "consolidated.01.pth"
+W1 = "layers.1.feed_forward.w1.weight"
+
+
+def params(**changes):
+    """params.json with these changes; None removes a key."""
+
+    def make(folder):
+        old = json.loads((folder / "params.json").read_text())
+        (folder / "params.json").write_text(json.dumps({k: v for k, v in (old | changes).items() if v is not None}))
+
+    return make
+
+
+def pth(change, files=(FIRST, SECOND)):
+    """The dictionaries in these .pth files after `change`, or what it returns in their place."""
+
+    def make(folder):
+        for file in files:
+            content = torch.load(folder / file, weights_only=True)
+            torch.save(change(content) or content, folder / file)
+
+    return make
+
+
+class RunsCode:
+    def __reduce__(self):
+        return os.system, ("touch exploded",)
+
+
+def cut(folder):
+    path = folder / FIRST
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def zipped(compression, entries):
+    """A zip file that torch did not write."""
+
+    def make(folder):
+        with zipfile.ZipFile(folder / FIRST, "w", compression) as archive:
+            for name, content in entries.items():
+                archive.writestr(name, content)
+
+    return make
+
+
+def claims_more(folder):
+    """The directory of the zip file says that its pickle has 2^31 bytes."""
+    path = folder / FIRST
+    data = bytearray(path.read_bytes())
+    entry = data.rindex(b"PK\x01\x02", 0, data.index(b"data.pkl", data.index(b"PK\x01\x02")))
+    data[entry + 20 : entry + 28] = struct.pack("<II", 2**31 - 1, 2**31 - 1)
+    path.write_bytes(data)
+
+
+def stretched(content):
+    """One number that claims to be a table of 2^44."""
+    content[W1] = torch.zeros(1).expand(2**22, 2**22)
+
+
+META_FOLDERS = {
+    "no params": (without("params.json"), "config.json is missing"),
+    "params are no JSON": (file("params.json", b"dim: 32"), "params.json is not JSON"),
+    "params are a list": (file("params.json", b"[32]"), "must hold a JSON object in braces"),
+    "no width": (params(dim=None), "dim is None; it must be a whole number"),
+    "width as text": (params(dim="32"), "dim is '32'; it must be a whole number"),
+    "heads that do not divide": (params(n_heads=3), "dim is 32 and n_heads is 3; dim must be a multiple"),
+    "epsilon is NaN": (params(norm_eps=float("nan")), "norm_eps is nan; it must be a finite number"),
+    "unknown key": (params(moe_args={}), "moe_args is not known, and may change what the weights mean"),
+    "pictures": (params(vision_chunk_size=448), "vision_chunk_size is not known"),
+    "other vocabulary": (params(vocab_size=33), "vocab_size is 33, and the embedding has 32 rows"),
+    "scaled by text": (params(use_scaled_rope="yes"), "use_scaled_rope is 'yes'; it must be true or false"),
+    "factor without scaling": (
+        params(rope_scaling_factor=8.0),
+        "given, and use_scaled_rope is not true; set it",
+    ),
+    "factor below one": (params(use_scaled_rope=True, rope_scaling_factor=0.5), "factor is 0.5; it must be"),
+    "a billion blocks": (params(n_layers=10**9), "1000000000 blocks, but it holds only"),
+    "other feed-forward": (params(multiple_of=64), r"w1.weight has shape \(96, 32\); its config needs \(128, 32\)"),
+    "endless feed-forward": (params(ffn_dim_multiplier=1e300), "impossible model"),
+    "no weights": (lambda folder: [(folder / name).unlink() for name in (FIRST, SECOND)], f"{FIRST} is missing"),
+    "first file missing": (without(FIRST), f"{FIRST} is missing; a Meta checkpoint has its .pth files beside"),
+    "last file missing": (without(SECOND), r"the embedding has|params.json: |its config needs"),
+    "code in the pickle": (
+        pth(lambda content: content.update({W1: RunsCode()}), [FIRST]),
+        "asks for posix.system to be run, and holds more than weights; it is not opened",
+    ),
+    "an old pickle": (file(FIRST, pickle.dumps({"w": [1]})), "is not a whole file of torch.save"),
+    "text": (file(FIRST, b"Once upon a time"), "is not a whole file of torch.save"),
+    "empty": (file(FIRST, b""), "is not a whole file of torch.save"),
+    "cut off": (cut, "is not a whole file of torch.save .*; download it again"),
+    "zip bomb": (zipped(zipfile.ZIP_DEFLATED, {"a/data.pkl": bytes(2**24)}), "is compressed, which torch.save never"),
+    "zip of something else": (zipped(zipfile.ZIP_STORED, {"a.txt": b"a"}), "is not a whole file of torch.save"),
+    "zip that claims more": (claims_more, "claims to hold more bytes than it has; it is not opened"),
+    "one number as a large table": (pth(stretched), "claims to hold more numbers than it has"),
+    "a list": (pth(lambda content: [torch.zeros(1)]), "must hold a dictionary of weights by their names"),
+    "names that are numbers": (pth(lambda content: content.update({1: torch.zeros(1)})), "must hold a dictionary"),
+    "a number among the weights": (pth(lambda content: content.update({W1: 1.0})), "w1.weight is stored as float"),
+    "whole numbers": (
+        pth(lambda content: content.update({W1: content[W1].int()})),
+        "w1.weight is stored as torch.int32",
+    ),
+    "sparse": (pth(lambda content: content.update({W1: content[W1].to_sparse()})), "w1.weight is stored as"),
+    "other types in the second file": (
+        pth(lambda content: content.update({W1: content[W1].bfloat16()}), [SECOND]),
+        "the parts of layers.1.feed_forward.w1.weight do not fit together",
+    ),
+    "norms that differ": (
+        pth(lambda content: content.update({"norm.weight": content["norm.weight"] + 1}), [SECOND]),
+        "the parts of norm.weight do not fit together",
+    ),
+    "tensor in one file only": (
+        pth(lambda content: {name: w for name, w in content.items() if name != W1}, [SECOND]),
+        f"{W1} is in only one of {FIRST} and {SECOND}",
+    ),
+    "tensor missing": (
+        pth(lambda content: {name: w for name, w in content.items() if name != W1}),
+        "blocks.1.feed_forward.gate_proj.weight is missing",
+    ),
+    "tensor too many": (
+        pth(lambda content: content.update({"layers.0.attention.wq.bias": torch.zeros(16)})),
+        "blocks.0.attention.q_proj.bias is not part of a Llama|do not fit together",
+    ),
+    "no embedding": (
+        pth(lambda content: {name: w for name, w in content.items() if "tok" not in name}),
+        "tok_embeddings.weight is missing",
+    ),
+    "embedding is a vector": (
+        pth(lambda content: content.update({"tok_embeddings.weight": torch.zeros(32)})),
+        "not a matrix",
+    ),
+    "NaN": (
+        pth(lambda content: content[W1].view(-1)[:1].fill_(float("nan")) and None),
+        "w1.weight holds NaN or infinite numbers",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", META_FOLDERS)
+def test_meta(meta_folder, case, monkeypatch):
+    monkeypatch.chdir(meta_folder)
+    make, expected = META_FOLDERS[case]
+    make(meta_folder)
+    refused(meta_folder, expected)
+    assert not (meta_folder / "exploded").exists()
+
+
+def test_meta_file_with_any_byte_changed(meta_folder):
+    """It loads (the byte was one of a number, or did not matter), or it is refused; nothing else happens."""
+    whole = (meta_folder / FIRST).read_bytes()
+    places = [*range(1200), *range(whole.rindex(b".data/serialization_id") - 6000, len(whole))]
+    rng, outcomes = random.Random(0), {"loaded": 0, "refused": 0}
+    for _ in range(200):
+        changed = bytearray(whole)
+        changed[rng.choice(places)] = rng.choice([0, 1, 127, 128, 255, rng.randrange(256)])
+        (meta_folder / FIRST).write_bytes(changed)
+        try:
+            load_model(meta_folder)
+            outcomes["loaded"] += 1
+        except CheckpointError as error:
+            assert "model" in str(error)
+            outcomes["refused"] += 1
+    assert min(outcomes.values()) > 20, outcomes
 
 
 # Names

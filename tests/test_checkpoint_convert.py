@@ -12,6 +12,7 @@ from reference import GQA
 
 from llama_from_scratch import Llama, LlamaConfig
 from llama_from_scratch.checkpoint import CheckpointError, convert, describe, load_model, save_model
+from llama_from_scratch.cli.main import main
 from llama_from_scratch.tokenizer import load_tokenizer, train_bpe
 
 SMALL = LlamaConfig(vocab_size=300, dim=64, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=16, ffn_dim=160)
@@ -30,9 +31,20 @@ def source(tmp_path, trained):
     return tmp_path / "source"
 
 
-def run(*arguments, cwd=None):
-    command = [sys.executable, "-m", "llama_from_scratch", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
+@pytest.fixture
+def run(capsys, monkeypatch, as_users_run_it):
+    """A command in this process: its exit code, stdout and stderr."""
+
+    def run(*arguments, cwd):
+        monkeypatch.chdir(cwd)
+        capsys.readouterr()
+        try:
+            code = main([*map(str, arguments)])
+        except SystemExit as error:  # argparse's way out
+            code = error.code
+        return code, *capsys.readouterr()
+
+    return run
 
 
 def same(a, b):
@@ -47,27 +59,27 @@ def contents(folder):
 # The command
 
 
-def test_round_the_three_formats(source):
-    """Four commands: the same bits and the same tokenizer come back, and each step says what it wrote."""
+def test_round_the_three_formats(source, run):
+    """The same bits and the same tokenizer come back, and each step says what it wrote."""
     folder = source.parent
     for step in (["source", "a.gguf"], ["a.gguf", "b", "--to", "meta"], ["b", "c"]):
-        done = run("convert", *step, cwd=folder)
-        assert done.returncode == 0 and not done.stdout, done.stderr
-        assert f"{step[1]}: " in done.stderr.splitlines()[-1] and "21 tensors, 0.5 MB" in done.stderr
+        code, out, error = run("convert", *step, cwd=folder)
+        assert code == 0 and not out, error
+        assert f"{step[1]}: " in error.splitlines()[-1] and "21 tensors, 0.5 MB" in error.splitlines()[-1]
     assert same(load_model(folder / "c"), load_model(source))
     for name in ("a.gguf", "b", "c"):
         assert load_tokenizer(folder / name).encode(TEXT[:99]) == load_tokenizer(source).encode(TEXT[:99])
-    shown = run("inspect", "b", cwd=folder).stdout
+    _, shown, _ = run("inspect", "b", cwd=folder)
     for words in ("Meta", "n_kv_heads", "weights in bfloat16", "F32", "byte-level BPE"):
         assert words in shown
 
 
-def test_what_changes_is_said(source):
-    rounded = run("convert", source, source.parent / "a.gguf", "--type", "Q8_0")
-    assert "note: tensors rounded from F32 to Q8_0: 16" in rounded.stderr
-    back = run("convert", source.parent / "a.gguf", source.parent / "b", "--to", "meta")
-    assert "note: tensors of Q8_0 written as F32, the same numbers in more bytes: 16" in back.stderr
-    assert "note: the tokenizer is written as tokenizer.json; Meta's own code reads only tokenizer.model" in back.stderr
+def test_what_changes_is_said(source, run):
+    code, _, error = run("convert", "source", "a.gguf", "--type", "Q8_0", cwd=source.parent)
+    assert code == 0 and "note: tensors rounded from F32 to Q8_0: 16\n" in error
+    code, _, error = run("convert", "a.gguf", "b", "--to", "meta", cwd=source.parent)
+    assert code == 0 and "note: tensors of Q8_0 written as F32, the same numbers in more bytes: 16\n" in error
+    assert "note: the tokenizer is written as tokenizer.json; Meta's own code reads only tokenizer.model\n" in error
     assert same(load_model(source.parent / "a.gguf"), load_model(source.parent / "b"))
 
 
@@ -90,14 +102,14 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("case", MISTAKES)
-def test_mistakes_are_one_line_and_change_nothing(source, case):
+def test_mistakes_are_one_line_and_change_nothing(source, run, case):
     arguments, expected = MISTAKES[case]
     for name in ("file", "file.gguf"):
         (source.parent / name).write_text("mine")
     before = contents(source), contents(source.parent), sorted(os.listdir(source.parent))
-    done = run("convert", *arguments, cwd=source.parent)
-    assert done.returncode == 2 and done.stdout == ""
-    assert expected in done.stderr and len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: ")
+    code, out, error = run("convert", *arguments, cwd=source.parent)
+    assert code == 2 and out == ""
+    assert expected in error and len(error.splitlines()) == 1 and error.startswith("error: ")
     assert (contents(source), contents(source.parent), sorted(os.listdir(source.parent))) == before
 
 

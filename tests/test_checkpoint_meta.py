@@ -249,7 +249,7 @@ HOLES = {
 @pytest.mark.parametrize("case", HOLES)
 def test_what_params_cannot_say_is_not_written(tmp_path, case):
     config, expected = HOLES[case]
-    with pytest.raises(CheckpointError, match=f"{expected}.* write it in the Hugging Face format instead"):
+    with pytest.raises(CheckpointError, match=f"{expected}.* write the Hugging Face format instead"):
         save_model(Llama(config), tmp_path / "model", format="meta")
     assert not list(tmp_path.iterdir())
 

@@ -6,6 +6,7 @@ Source: the layers of Meta's model.py and checkpoint.py in llama-models 0.3.0; f
 """
 
 import re
+import warnings
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -82,7 +83,9 @@ def _tensors(path: Path) -> dict[str, Tensor]:
             raise CheckpointError(f"{path} is compressed, which torch.save never does; it is not opened")
         if sum(entry.file_size for entry in entries) > size:
             raise CheckpointError(f"{path} claims to hold more bytes than it has; it is not opened")
-        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd pickles; what matters of them is checked below
+            content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except CheckpointError:
         raise
     except Exception as error:  # a hostile pickle can fail in any way

@@ -125,7 +125,7 @@ def params_from_config(config: LlamaConfig) -> dict[str, Any]:
     for what, there in missing.items():
         if there:
             raise CheckpointError(
-                f"a Meta checkpoint cannot say {what}, which this model has; write it in the Hugging Face format instead"
+                f"a Meta checkpoint cannot say {what}, which this model has; write the Hugging Face format instead"
             )
     multiple_of, multiplier = _ffn_rule(config.dim, config.ffn_dim)
     params = {

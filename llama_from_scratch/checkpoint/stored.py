@@ -106,8 +106,9 @@ def empty_model(checkpoint: Checkpoint) -> Llama:
     try:
         with torch.device("meta"), _SkipInit():
             model = Llama(config)
-    except RuntimeError as error:  # sizes that overflow
-        raise CheckpointError(f"{path}: its config describes an impossible model: {error}") from None
+    except (RuntimeError, TypeError) as error:  # sizes that overflow
+        why = str(error).partition("\n")[0]
+        raise CheckpointError(f"{path}: its config describes an impossible model: {why}") from None
     shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
     if missing := shapes.keys() - stored.keys():
         raise CheckpointError(f"{path}: {_some(missing)} missing; a checkpoint must hold every weight of its config")
