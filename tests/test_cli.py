@@ -11,6 +11,7 @@ import sys
 import termios
 import time
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,11 +20,12 @@ from llama_from_scratch import Llama, LlamaConfig
 from llama_from_scratch.checkpoint.embedded import EMBEDDED
 from llama_from_scratch.cli import chat, main, options
 from llama_from_scratch.cli.chat import Conversation
-from llama_from_scratch.generation import Sampling, generate
+from llama_from_scratch.generation import Sampling, evaluate, generate, generate_samples
 from llama_from_scratch.tokenizer import Tokenizer, load_tokenizer
 
 COMMAND = [sys.executable, "-m", "llama_from_scratch"]
 PROMPT = "The capital of France is"
+ASCII = str(Path(__file__).with_name("tiny.py"))  # any text that the embedded model can spell
 
 
 def hear_ctrl_c() -> None:
@@ -171,6 +173,68 @@ def test_a_seed_and_the_speed(loaded, capsys):
     assert texts[0] == texts[1] != texts[2]
 
 
+def test_samples_are_those_of_the_function(loaded, capsys, smollm2, tok):
+    command = ["generate", PROMPT, "--max-new-tokens", "5", "--temperature", "1.5", "--seed", "3", "--samples", "2"]
+    assert main([*command, "--tokens"]) == 0
+    rows = generate_samples(smollm2, tok.encode(PROMPT), 2, 5, Sampling(1.5, seed=3), tok.stop_ids)
+    expected = "".join(f"--- sample {i} of 2\n{PROMPT}{tok.decode(row)}\n" for i, row in enumerate(rows, start=1))
+    expected += f"prompt tokens: {' '.join(map(str, tok.encode(PROMPT)))}\n"
+    assert capsys.readouterr().out == expected + "".join(f"new tokens: {' '.join(map(str, row))}\n" for row in rows)
+
+
+def test_ctrl_c_keeps_what_the_samples_have(monkeypatch, capsys, short_model, tok):
+    monkeypatch.setattr(options, "load", lambda _: (short_model, tok))
+    passes = []
+
+    def interrupt(*_):
+        passes.append(1)
+        if len(passes) == 5:  # the prompt, three tokens, and in the middle of the fourth
+            raise KeyboardInterrupt
+
+    hook = short_model.norm.register_forward_hook(interrupt)
+    try:
+        assert (
+            main(["generate", PROMPT, "--max-new-tokens", "20", "--temperature", "1", "--seed", "1", "--samples", "2"])
+            == 130
+        )
+    finally:
+        hook.remove()
+    rows = generate_samples(short_model, tok.encode(PROMPT), 2, 3, Sampling(1.0, seed=1), tok.stop_ids)
+    expected = "".join(f"--- sample {i} of 2\n{PROMPT}{tok.decode(row)}\n" for i, row in enumerate(rows, start=1))
+    assert capsys.readouterr().out == expected
+
+
+def test_speculative_decoding_writes_the_same_text(monkeypatch, capsys, short_model, tok):
+    monkeypatch.setattr(options, "load", lambda _: (short_model, tok))
+    monkeypatch.setattr(options, "load_draft", lambda arguments, tokenizer: short_model)
+    command = ["generate", "one two one two one", "--max-new-tokens", "12"]
+    assert main(command) == 0
+    expected = capsys.readouterr().out
+    for extra in (["--prompt-lookup"], ["--prompt-lookup", "--guesses", "2"], ["--draft", "the same"]):
+        assert main([*command, *extra, "--verbose"]) == 0
+        shown = capsys.readouterr()
+        assert shown.out == expected
+        assert re.search(r"\n\d+ passes of the model; \d+ of \d+ guesses accepted \(\d+%\)\n$", shown.err)
+    assert "(100%)" in shown.err  # the model is its own draft
+
+
+def test_a_draft_with_another_vocabulary(loaded, capsys, monkeypatch, tok):
+    monkeypatch.setattr(options, "load_tokenizer", lambda _: Tokenizer([b"a", b"b"], {}, {}, []))
+    message = "--draft other and --model SmolLM2-135M-Instruct have different vocabularies"
+    fails_with(capsys, ["generate", "x", "--draft", "other"], message)
+
+
+def test_a_repetition_penalty_works_at_temperature_0(monkeypatch, capsys, short_model, tok):
+    monkeypatch.setattr(options, "load", lambda _: (short_model, tok))
+    texts = []
+    for penalty in (1.0, 100.0):
+        assert main(["generate", PROMPT, "--max-new-tokens", "20", "--repetition-penalty", str(penalty)]) == 0
+        texts.append(capsys.readouterr().out)
+        ids = generate(short_model, tok.encode(PROMPT), 20, Sampling(repetition_penalty=penalty), tok.stop_ids)
+        assert texts[-1] == PROMPT + tok.decode(list(ids)) + "\n"
+    assert texts[0] != texts[1]
+
+
 def test_what_commands_a_terminal_is_shown_there_instead(monkeypatch, capsys):
     from llama_from_scratch.cli.terminal import write
 
@@ -219,6 +283,20 @@ def test_what_commands_a_terminal_is_shown_there_instead(monkeypatch, capsys):
         (["generate", "x", "--temperature", "1", "--top-p", "2"], "top_p is 2.0"),
         (["generate", "x", "--temperature", "1", "--min-p", "-1"], "min_p is -1.0"),
         (["generate", "x", "--temperature", "1", "--seed", "-1"], "seed is -1"),
+        (["generate", "x", "--repetition-penalty", "0"], "repetition_penalty is 0.0; it must be above 0"),
+        (["generate", "x", "--samples", "2"], "at temperature 0 all samples are the same text; add --temperature"),
+        (["generate", "x", "--samples", "0"], "the number of samples is 0"),
+        (["generate", "x", "--temperature", "1", "--samples", "2", "--prompt-lookup"], "leave one of them out"),
+        (["generate", "x", "--guesses", "2"], "--guesses is for speculative decoding; add --prompt-lookup"),
+        (["generate", "x", "--prompt-lookup", "--guesses", "0"], "n_guesses is 0"),
+        (["generate", "x", "--prompt-lookup", "--draft", "y"], "not allowed with argument"),
+        (["evaluate", "/no/such/file"], "/no/such/file: No such file"),
+        (["evaluate", ASCII, "--window", "8193"], "the window is 8193; it must be from 1 to 8192, the context"),
+        (
+            ["evaluate", ASCII, "--window", "10", "--stride", "11"],
+            "the stride is 11; it must be from 1 to the window",
+        ),
+        (["evaluate", ASCII, "--max-tokens", "1"], "--max-tokens is 1; it must be at least 2"),
         (["chat", "x", "--temperature", "0", "--top-p", "0.5"], "--top-p changes nothing"),
         (["chat", "x", "--max-new-tokens", "8192"], "ask for at most"),
         (["chat", "\x04"], "cannot spell"),
@@ -263,6 +341,14 @@ def fails_with(capsys, arguments, message):
 def test_a_file_that_is_no_text(loaded, capsys, tmp_path):
     (tmp_path / "image").write_bytes(b"ab\xff\xfe")
     fails_with(capsys, ["generate", "--file", str(tmp_path / "image")], "not text in UTF-8 (byte 2)")
+    fails_with(capsys, ["evaluate", str(tmp_path / "image")], "not text in UTF-8 (byte 2)")
+
+
+def test_a_file_with_too_little_text(loaded, capsys, tmp_path):
+    (tmp_path / "empty").touch()
+    fails_with(capsys, ["evaluate", str(tmp_path / "empty")], "empty is empty; give a text to predict")
+    (tmp_path / "short").write_text("a")
+    fails_with(capsys, ["evaluate", str(tmp_path / "short")], "the text has 1 tokens; at least 2 are needed")
 
 
 def test_a_missing_package_is_named(capsys, monkeypatch):
@@ -284,7 +370,7 @@ def test_too_little_memory(capsys, monkeypatch):
     fails_with(capsys, ["generate", "x"], "there is not enough memory")
 
 
-@pytest.mark.parametrize("command", ["generate", "chat", "inspect"])
+@pytest.mark.parametrize("command", ["generate", "chat", "evaluate", "inspect"])
 def test_help_teaches_by_example(capsys, command):
     """Every example in the help is one that the parser takes."""
     from llama_from_scratch.cli.main import PROGRAM, parser
@@ -299,6 +385,54 @@ def test_help_teaches_by_example(capsys, command):
         import shlex
 
         parser().parse_args(shlex.split(example))
+
+
+# --- evaluate ----------------------------------------------------------------------------------------------------
+
+
+def test_evaluate_prints_what_the_function_finds(loaded, capsys, monkeypatch, tmp_path, smollm2, tok):
+    import json
+    from math import log
+
+    text = "The quick brown fox jumps over the lazy dog. Ünïcödé, too.\n"
+    (tmp_path / "text").write_text(text, encoding="utf-8")
+    command = ["evaluate", str(tmp_path / "text"), "--window", "8", "--stride", "4"]
+    ids = tok.encode(text)
+    found = evaluate(smollm2, ids, 8, 4)
+    n_bytes = len(text.encode()) - len(tok.decode(ids[:1]).encode())
+
+    assert main([*command, "--json"]) == 0
+    shown = capsys.readouterr()
+    numbers = json.loads(shown.out)
+    assert shown.err == "" and shown.out.count("\n") == 1
+    assert (numbers["tokens"], numbers["bytes"], numbers["window"], numbers["stride"]) == (len(ids) - 1, n_bytes, 8, 4)
+    assert numbers["nats_per_token"] == found.nats / (len(ids) - 1)
+    assert numbers["bits_per_byte"] == pytest.approx(found.nats / log(2) / n_bytes)
+    assert numbers["perplexity"] == found.perplexity
+
+    assert main(command) == 0
+    rows = dict(re.split(r" {2,}", line) for line in capsys.readouterr().out.splitlines())
+    assert rows["perplexity"] == f"{found.perplexity:.4f}"
+    assert rows["tokens"] == str(len(ids) - 1)
+    assert rows["speed"].endswith(" tokens a second")
+
+    with (tmp_path / "text").open() as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert main(["evaluate", "-", "--window", "8", "--stride", "4", "--max-tokens", "9", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["nats_per_token"] == evaluate(smollm2, ids[:9], 8, 4).nats_per_token
+
+
+def test_a_bar_for_whoever_is_looking(monkeypatch, capsys):
+    from llama_from_scratch.cli.terminal import progress
+
+    with progress("tokens", 10) as show:
+        show(10)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress("tokens", 10) as show:
+        show(7)
+    assert "7/10" in capsys.readouterr().err
 
 
 # --- chat --------------------------------------------------------------------------------------------------------
@@ -347,6 +481,23 @@ def test_a_conversation_remembers_and_forgets_the_oldest(short_model, tok, capsy
     with pytest.raises(ValueError, match="context is 100"):
         talk.ask("a question that is much too long " * 10)
     assert talk.turns == before  # a question that no forgetting makes room for costs nothing
+
+
+def test_a_conversation_computes_only_what_is_new(short_model, tok, capsys):
+    """And the answers are those of a conversation that computes everything again."""
+    talk, sizes = Conversation(short_model, tok, Sampling(), 5), []
+    hook = short_model.norm.register_forward_hook(lambda _, inputs, output: sizes.append(output.shape[1]))
+    try:
+        for question in ("Hi", "And now?"):
+            turns = list(talk.turns)
+            sizes.clear()
+            assert talk.ask(question)
+    finally:
+        hook.remove()
+    prompt = tok.chat([*turns, {"role": "user", "content": "And now?"}])
+    assert sizes[0] <= len(prompt) - len(tok.chat([{"role": "user", "content": "Hi"}]))
+    fresh = list(generate(short_model, prompt, 5, stop_ids=tok.stop_ids))
+    assert talk.turns[-1]["content"] == tok.decode(fresh)
 
 
 def test_an_answer_cut_off_within_a_character_shows_that(short_model, tok, capsys, monkeypatch):
