@@ -44,13 +44,13 @@ GROUPS = {
         "context": "tokens that it can look back on",
     },
     "how it learns": {
-        "steps": "updates of the weights",
+        "steps": "updates of the weights (default: 1000)",
         "batch_size": "windows of --context tokens in one pass",
         "accumulate": "passes for one update: the batch is --batch-size times this",
         "learning_rate": "size of an update at its largest",
         "final_learning_rate": "at the end, as a part of --learning-rate",
         "schedule": "cosine: down half a wave; wsd: flat, then down a line in the last --decay steps",
-        "warmup": "steps in which it grows to --learning-rate",
+        "warmup": "steps in which it grows to --learning-rate; at most a tenth of --steps unless given",
         "decay": "steps of --schedule wsd in which it falls",
         "weight_decay": "pull of matrices towards 0",
         "clip": "largest norm of a gradient; longer ones are shortened",
@@ -117,7 +117,9 @@ def run(arguments: argparse.Namespace) -> None:
         job = resume(reopen(folder), given)
     else:
         with _preparing() as progress:
-            job = begin(folder, Recipe(**{"steps": 1000, **given}), progress)
+            steps = given.setdefault("steps", 1000)
+            given.setdefault("warmup", min(Recipe.warmup, steps // 10))
+            job = begin(folder, Recipe(**given), progress)
     state, tokenizer = fresh_state(job.recipe, device), job.tokenizer()
     if arguments.compile:
         state.model.compile()

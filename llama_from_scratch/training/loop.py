@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from math import isfinite
 
 import torch
+from filelock import FileLock, Timeout  # torch brings it along
 from torch import nn
 
 from ..generation import Sampling, generate
@@ -77,13 +78,18 @@ def train(
     stop: asked after each step; if it says True, the state is saved and the loop ends.
 
     Raises:
-        ValueError: if the texts are too short for one batch, a file of the run is damaged, or the loss is no number.
+        ValueError: if the texts are too short for one batch, the prompt too long for the context, a file of the run
+            damaged, another process at work on it, or the loss no number.
         OSError: if the disk is full. The last save is whole in any case.
     """
     recipe, device = run.recipe, next(state.model.parameters()).device
     batches = Batches(read_tokens(run.data, "train"), recipe.context, recipe.batch_size, recipe.seed)
     held_out = read_tokens(run.data, "held_out")
     end, prompt = tokenizer.eos_id, tokenizer.encode(routine.prompt)
+    if len(prompt) >= recipe.context:
+        raise ValueError(
+            f"the prompt of the samples has {len(prompt)} tokens, and the context is {recipe.context}; shorten --prompt"
+        )
 
     def to_device(batch: MicroBatch) -> MicroBatch:
         return batch[0].to(device), batch[1].to(device)
@@ -94,13 +100,14 @@ def train(
         return {"kind": "held_out", "step": state.step, "loss": loss}
 
     def sample() -> Record:
-        room = recipe.context - max(1, len(prompt))
+        start = prompt or [end]  # behind the end of a document begins the next
+        room = recipe.context - len(start)
         rule = Sampling(temperature=0.8, top_p=0.95, seed=state.step)
-        ids = list(generate(state.model, prompt or [end], min(room, routine.sample_tokens), rule, {end}))
+        ids = list(generate(state.model, start, min(room, routine.sample_tokens), rule, {end}))
         text = routine.prompt + tokenizer.decode(ids)
         return {"kind": "sample", "step": state.step, "seed": state.step, "text": text}
 
-    with closing(Log(run.log, restore(run, state))) as log:
+    with _alone(run), closing(Log(run.log, restore(run, state))) as log:
         while state.step < recipe.steps:
             started = time.perf_counter()
             numbers = range(state.step * recipe.accumulate, (state.step + 1) * recipe.accumulate)
@@ -135,3 +142,17 @@ def train(
                 save(run, state, tokenizer, log.sync(), routine.keep)
             if stopping:
                 return
+
+
+@contextmanager
+def _alone(run: Run) -> Iterator[None]:
+    """Two processes that write into one run would destroy it. The system lifts the lock when a process dies."""
+    lock = FileLock(run.folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"{run.folder} is being trained by another process; wait for it, or stop it first") from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,254 @@
+"""The command train: as it is typed, as it is interrupted, and as it is mistyped."""
+
+import json
+import os
+import pty
+import re
+import resource
+import select
+import signal
+import subprocess
+import sys
+import time
+import types
+
+import pytest
+from test_cli import COMMAND, hear_ctrl_c
+
+from llama_from_scratch.checkpoint.run_folder import saves_in
+from llama_from_scratch.cli import main
+from llama_from_scratch.training.log import read_log
+
+SIZE = "--vocab-size 300 --dim 16 --layers 1 --heads 4 --kv-heads 2 --ffn-dim 24 --context 32 --batch-size 2".split()
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    file = tmp_path_factory.mktemp("text") / "text.txt"
+    file.write_text("\n".join(f"the {i} quick brown foxes jump over {i * i} lazy dogs" for i in range(300)))
+    return str(file)
+
+
+@pytest.fixture
+def out(tmp_path):
+    return str(tmp_path / "run")
+
+
+def steps(out) -> list[int]:
+    return [record["step"] for record in read_log(f"{out}/log.jsonl") if record["kind"] == "step"]
+
+
+def without_times(out) -> list[dict]:
+    times = ("seconds", "tokens_per_second")
+    return [{k: v for k, v in record.items() if k not in times} for record in read_log(f"{out}/log.jsonl")]
+
+
+def test_train_generate_evaluate_inspect_resume(text, out, capsys):
+    assert main(["train", text, "--out", out, "--steps", "6", "--evaluate-every", "3", *SIZE]) == 0
+    shown = capsys.readouterr()
+    losses = re.findall(r"^step (\d) of 6: held-out loss (\d\.\d{4})$", shown.out, re.MULTILINE)
+    assert [step for step, _ in losses] == ["3", "6"]
+    assert "--- a sample at step 6\n" in shown.out
+    assert shown.err == f'Done. Try it: python -m llama_from_scratch generate "The" --model {out} --temperature 0.8\n'
+    assert steps(out) == [1, 2, 3, 4, 5, 6]
+    rates = [r["learning_rate"] for r in read_log(f"{out}/log.jsonl") if r["kind"] == "step"]
+    assert rates[0] == 2e-3 > rates[-1]  # so few steps have no warm-up
+
+    for command in (["generate", "the 17", "--max-new-tokens", "5"], ["evaluate", text, "--stride", "16"]):
+        assert main([*command, "--model", out]) == 0
+        assert capsys.readouterr().out
+    assert main(["inspect", out]) == 0
+    assert "step-00000006" in capsys.readouterr().out
+    assert main(["train", "--out", out, "--resume"]) == 0
+    assert steps(out) == [1, 2, 3, 4, 5, 6]
+
+
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_saves_and_says_how_to_go_on(number, text, tmp_path):
+    """What comes out in the end is what an undisturbed run writes."""
+    whole, out = str(tmp_path / "whole"), str(tmp_path / "run")
+    arguments = ["--steps", "60", "--save-every", "1000", "--evaluate-every", "20", "--sample-every", "20", *SIZE]
+    process = subprocess.Popen(
+        [*COMMAND, "train", text, "--out", out, *arguments], stderr=subprocess.PIPE, preexec_fn=hear_ctrl_c, text=True
+    )
+    wait_for(lambda: os.path.exists(f"{out}/log.jsonl") and os.path.getsize(f"{out}/log.jsonl") > 0)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    found = re.fullmatch(
+        r"Finishing this step, then saving …\n"
+        r"Saved at step (\d+). Go on with: (python -m llama_from_scratch train .*)\n\n",
+        errors,
+    )
+    stopped, command = int(found[1]), found[2]
+    assert stopped < 60 and [save.name for save in saves_in(tmp_path / "run")] == [f"step-{stopped:08}"]
+    assert main(command.split()[3:] + ["--evaluate-every", "20", "--sample-every", "20"]) == 0
+    assert main(["train", text, "--out", whole, *arguments]) == 0
+    assert without_times(out) == without_times(whole)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "0"], "--steps is 0; it must be a whole number of at least 1"),
+        (["--steps", "many"], "argument --steps: invalid int value: 'many'"),
+        (["--learning-rate", "nan"], "--learning-rate is nan; it must be a finite number of at least 0"),
+        (["--schedule", "linear"], "--schedule is 'linear'; it must be one of cosine, wsd"),
+        (["--decay", "5"], "--decay is 5; it must be 0 where the schedule is cosine"),
+        (["--heads", "3"], "--dim is 16; it must be a multiple of --heads 3"),
+        (["--save-every", "0"], "--save-every is 0; it must be a whole number of at least 1"),
+        (["--threads", "0"], "--threads is 0; it must be from 1 to"),
+        (["--device", "cuda:99"], "--device is cuda:99, and PyTorch sees"),
+        (["--vocab-size", "9"], "vocab_size is 9; it must be at least 257"),
+        (["--tokenizer", "no-such-model"], "there is no model 'no-such-model'"),
+        (["--resume"], "there is no run in {out}; leave --resume out to begin one there"),
+        (
+            ["no-such-text"],
+            "there is no text 'no-such-text'; give a text file, a folder of .txt files, or a named corpus",
+        ),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(arguments, message, text, out, capsys):
+    command = ["train", text, "--out", out, "--steps", "4", *SIZE, *arguments]
+    try:
+        code = main(command)
+    except SystemExit as end:  # argparse's own
+        code = end.code
+    errors = capsys.readouterr().err
+    assert code == 2
+    assert errors.startswith("error: " + message.format(out=out)) and errors.count("\n") == 1
+    assert not os.path.exists(out)
+
+
+def test_a_prompt_that_is_too_long(text, out, capsys):
+    assert main(["train", text, "--out", out, "--steps", "2", "--prompt", "x" * 40, *SIZE]) == 2
+    message = "error: the prompt of the samples has 40 tokens, and the context is 32; shorten --prompt\n"
+    assert capsys.readouterr().err == message
+    assert main(["train", "--out", out, "--resume", "--prompt", "the 17"]) == 0
+    assert "--- a sample at step 2\nthe 17" in capsys.readouterr().out
+
+
+def test_no_text_at_all(out, capsys):
+    assert main(["train", "--out", out]) == 2
+    assert (
+        capsys.readouterr().err
+        == "error: there is no text to train on; give a text file, a folder, or a named corpus\n"
+    )
+
+
+def test_a_second_run_in_the_same_folder(text, out, capsys):
+    command = ["train", text, "--out", out, "--steps", "2", *SIZE]
+    assert main(command) == 0
+    capsys.readouterr()
+    assert main(command) == 2
+    assert capsys.readouterr().err.startswith(f"error: {out} already holds a run; give --resume to go on with it, or")
+    assert main([*command, "--resume"]) == 0  # the same settings, spelled out, are no contradiction
+    assert main([*command, "--resume", "--dim", "32"]) == 2
+    assert "--dim is 32, and the run in" in capsys.readouterr().err
+
+
+def test_two_processes_cannot_train_the_same_run(text, out, capsys):
+    process = subprocess.Popen(
+        [*COMMAND, "train", text, "--out", out, "--steps", "100000", *SIZE], stdout=subprocess.DEVNULL
+    )
+    try:
+        wait_for(lambda: os.path.exists(f"{out}/log.jsonl") and os.path.getsize(f"{out}/log.jsonl") > 0)
+        assert main(["train", "--out", out, "--resume"]) == 2
+        assert (
+            capsys.readouterr().err
+            == f"error: {out} is being trained by another process; wait for it, or stop it first\n"
+        )
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_no_room_for_a_save(text, out):
+    """The system refuses files above 8 KB, as a full disk would; what was saved is not touched."""
+    command = [*COMMAND, "train", text, "--out", out, "--steps", "40", "--save-every", "2", *SIZE]
+    subprocess.run([*command[:-1], "2", "--steps", "4"], check=True, capture_output=True, timeout=120)
+    before = sorted(os.listdir(f"{out}/saves"))
+    limited = subprocess.run(
+        [*COMMAND, "train", "--out", out + "2", text, "--steps", "40", "--save-every", "2", *SIZE],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192)),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert limited.returncode == 2
+    assert re.fullmatch(r"error: .*(File too large|Errno 27).*\n", limited.stderr)
+    assert not os.path.exists(out + "2")
+    assert sorted(os.listdir(f"{out}/saves")) == before
+
+
+def test_the_bar_on_a_terminal(text, out):
+    leader, follower = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    process = subprocess.Popen(
+        [*COMMAND, "train", text, "--out", out, "--steps", "50", *SIZE],
+        stdout=follower,
+        stderr=follower,
+        env=environment,
+    )
+    os.close(follower)
+    seen = ""
+    while process.poll() is None or select.select([leader], [], [], 0)[0]:
+        if select.select([leader], [], [], 0.2)[0]:
+            try:
+                seen += os.read(leader, 4096).decode(errors="replace")
+            except OSError:
+                break
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen)
+    assert re.search(r"50/50 loss \d\.\d{3} +[\d,]+ tokens/s +0:00:00", plain)
+    assert "step 50 of 50: held-out loss" in plain
+    assert process.wait() == 0
+
+
+def test_tensorboard_has_what_the_log_has(text, out):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    command = ["--evaluate-every", "5", "--save-every", "4", "--tensorboard"]
+    assert main(["train", text, "--out", out, "--steps", "10", *command, *SIZE]) == 0
+    events = EventAccumulator(f"{out}/tensorboard").Reload()
+    log = list(read_log(f"{out}/log.jsonl"))
+    for kind in ("step", "held_out"):
+        expected = [(r["step"], pytest.approx(r["loss"], rel=1e-6)) for r in log if r["kind"] == kind]
+        assert [(event.step, event.value) for event in events.Scalars(f"{kind}/loss")] == expected
+
+
+def test_weights_and_biases_if_it_is_installed(text, out, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert main(["train", text, "--out", out, "--steps", "2", "--wandb", "mine", *SIZE]) == 2
+    assert capsys.readouterr().err == "error: --wandb needs the package wandb; run: pip install wandb\n"
+
+    class Tracker:
+        logged = []
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def log(self, numbers, step):
+            self.logged.append((step, numbers))
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **given: Tracker()))
+    assert main(["train", "--out", out, "--resume", "--wandb", "mine"]) == 0
+    assert [step for step, _ in Tracker.logged] == [1, 2, 2, 2]
+    assert Tracker.logged[0][1]["step/loss"] == next(read_log(f"{out}/log.jsonl"))["loss"]
+
+
+def test_run_json_says_what_was_asked_for(text, out):
+    assert main(["train", text, "--out", out, "--steps", "2", "--seed", "9", *SIZE]) == 0
+    stored = json.loads(open(f"{out}/run.json").read())
+    assert stored["recipe"]["seed"] == 9 and stored["recipe"]["data"] == [text]
+    assert {"python", "torch", "numpy", "safetensors"} <= stored["versions"].keys()
