@@ -1,53 +1,20 @@
-"""The tokenizer against the Rust library `tokenizers` and against transformers, on text that is meant to break it."""
+"""The tokenizer's parts, its files and its refusals. That any text gives the ids that other libraries give is tested in
+test_tokenizer_properties.py."""
 
 import json
 import re
 import sys
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from nasty_text import MANY, TEXTS
 
 from llama_from_scratch.checkpoint.embedded import EMBEDDED, embedded_path
 from llama_from_scratch.tokenizer import Tokenizer, load_tokenizer
 from llama_from_scratch.tokenizer.bpe import merge
 from llama_from_scratch.tokenizer.byte_table import BYTE_TO_CHAR, to_bytes
 from llama_from_scratch.tokenizer.split import LLAMA3
-
-FRAGMENTS = [
-    *("The", " the", " don't", "'LL", "'s", "I'm", "ſ", "Don'T", "...", "!?", " _", "a_b", "http://x.y/z?q=1&r=%20"),
-    *(
-        " ",
-        "  ",
-        "   ",
-        "\t",
-        "\n",
-        "\n\n",
-        "\r\n",
-        "\r",
-        " \n ",
-        "\u00a0",
-        "\u2003",
-        "\u3000",
-        "\x0b\x0c",
-        "\x1c",
-        "\x85",
-    ),
-    *("0", "7", "42", "1234567890", " 3.14", "½", "²", "Ⅻ", "٣", "१२", "x2", "2x"),
-    *("naïve", "e\u0301", "Ångström", "Привет", "ελληνικά", "שלום", "مرحبا", "नमस्ते", "日本語", "한국어", "ไทย", "việc"),
-    *("😀", "👍🏽", "👩\u200d👩\u200d👧", "🇺🇸", "❤\ufe0f", "𝠀", "\ufeff", "\u200b", "\ufffd", "\x00", "\x7f"),
-    *("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|im_", "|>", "<repo_name>", "<|im_<|im_end|>end|>"),
-]
-# Unassigned characters (Cn) are left out: which of them are letters or digits depends on the Unicode version at hand.
-TEXTS = st.lists(
-    st.one_of(
-        st.sampled_from(FRAGMENTS),
-        st.text(st.characters(exclude_categories=["Cs", "Cn"]), max_size=6),
-        st.builds(lambda part, n: part * n, st.sampled_from([" ", "\n", "9", "a", "é", "👍"]), st.integers(1, 40)),
-    ),
-    max_size=12,
-).map("".join)
-MANY = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.fixture(scope="module")
@@ -75,33 +42,7 @@ def oracle(hf_tok):
     return hf_tok.backend_tokenizer
 
 
-def agree(ours: Tokenizer, oracle, text: str, allow_special: bool = False) -> None:
-    """Same ids, and the text comes back; or ours refuses a character that the oracle silently drops."""
-    oracle.encode_special_tokens = not allow_special
-    theirs = oracle.encode(text, add_special_tokens=False).ids
-    try:
-        ids = ours.encode(text, allow_special=allow_special)
-    except ValueError as error:
-        assert "cannot spell" in str(error)
-        assert oracle.decode(theirs, skip_special_tokens=False) != text
-    else:
-        assert ids == theirs
-        assert ours.decode(ids) == text
-
-
 # --- the embedded model's own vocabulary -------------------------------------------------------------------------
-
-
-@MANY
-@given(text=TEXTS)
-def test_ids_equal_the_rust_library_and_the_text_comes_back(tok, oracle, text):
-    agree(tok, oracle, text)
-
-
-@MANY
-@given(text=TEXTS)
-def test_special_tokens_where_they_are_allowed(tok, oracle, text):
-    agree(tok, oracle, text, allow_special=True)
 
 
 def test_ids_equal_transformers_on_prose(tok, hf_tok, fixed_text):
@@ -152,19 +93,6 @@ def test_the_vocabulary_is_the_one_that_transformers_reads(tok, oracle):
 
 
 # --- decoding ----------------------------------------------------------------------------------------------------
-
-
-@MANY
-@given(text=TEXTS)
-def test_a_stream_gives_the_same_text_and_never_half_a_character(tok, text):
-    try:
-        ids = tok.encode(text)
-    except ValueError:
-        return
-    stream = tok.stream()
-    parts = [stream.push(i) for i in ids]
-    assert "".join(parts) + stream.flush() == text
-    assert all("\ufffd" not in part for part in parts) or "\ufffd" in text
 
 
 @MANY

@@ -21,8 +21,10 @@ def save_hugging_face_tokenizer(tokenizer: "Tokenizer", folder: Path) -> None:
 
     Raises:
         OSError: if the folder cannot be written.
-        ValueError: if tokenizer.json cannot say what this tokenizer does.
+        ValueError: if `folder` is a file, or tokenizer.json cannot say what this tokenizer does.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; give the name of a folder")
     files = {TOKENIZER: _json(tokenizer_json(tokenizer)), CONFIG: _json(_config(tokenizer))}
     if tokenizer.chat_template is not None:
         files[TEMPLATE] = tokenizer.chat_template
