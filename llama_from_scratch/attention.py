@@ -54,15 +54,23 @@ class Attention(nn.Module):
         x: Float[Tensor, "batch seq dim"],
         cos: Float[Tensor, "batch 1 seq half"],
         sin: Float[Tensor, "batch 1 seq half"],
-        mask: Bool[Tensor, "... seq keys"],
+        mask: Bool[Tensor, "... seq keys"] | None,
         cache: LayerCache | None = None,
     ) -> Float[Tensor, "batch seq dim"]:
+        """mask: None is the causal mask of a text with nothing before it, or that of one token, which sees all."""
         q, k, v = (
             projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # [batch, heads or kv_heads, seq, head_dim]
-            for projected in (self.q_proj(x), self.k_proj(x), self.v_proj(x))
+            for projected in self.project(x)
         )
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         if cache is not None:
             k, v = cache.append(k, v)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
-        return self.o_proj(mixed.transpose(1, 2).flatten(2))
+        return self.o_proj(self.mix(q, k, v, mask).transpose(1, 2).flatten(2))
+
+    # What `fast` does in another way, and nothing else:
+    def project(self, x: Float[Tensor, "batch seq dim"]) -> tuple[Tensor, ...]:
+        return self.q_proj(x), self.k_proj(x), self.v_proj(x)
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        causal = mask is None and q.shape[2] > 1
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True)

@@ -28,7 +28,7 @@ class Block(nn.Module):
         x: Float[Tensor, "batch seq dim"],
         cos: Float[Tensor, "batch 1 seq half"],
         sin: Float[Tensor, "batch 1 seq half"],
-        mask: Bool[Tensor, "... seq keys"],
+        mask: Bool[Tensor, "... seq keys"] | None,
         cache: LayerCache | None = None,
     ) -> Float[Tensor, "batch seq dim"]:
         x = x + self.attention(self.attention_norm(x), cos, sin, mask, cache)
@@ -106,10 +106,10 @@ class Llama(nn.Module):
         self,
         tokens: Int[Tensor, "batch seq"],
         positions: Int[Tensor, "batch seq"],
-        mask: Bool[Tensor, "... seq keys"],
+        mask: Bool[Tensor, "... seq keys"] | None,
         cache: KVCache | None = None,
     ) -> Float[Tensor, "batch seq dim"]:
-        """`hidden` with positions and mask given, for callers that know them; nothing is checked."""
+        """`hidden` with positions and mask given (None: as in `Attention`); nothing is checked."""
         cos, sin = self.rope(positions)
         x = self.embedding(tokens)
         for i, block in enumerate(self.blocks):
