@@ -133,13 +133,14 @@ from llama_from_scratch.checkpoint import describe, load_model
 peak = lambda: int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
 found = describe(sys.argv[1])
 before = peak()
-model = load_model(sys.argv[1])
-print(peak() - before, found.memory(torch.float32), found.n_bytes)
+dtype = getattr(torch, sys.argv[2])
+model = load_model(sys.argv[1], dtype=dtype)
+print(peak() - before, found.memory(dtype), found.n_bytes)
 """
 
 
-def memory_of_loading(name) -> tuple[int, int, int]:
-    """Bytes: what loading adds to the peak of a process of its own, the parameters in fp32, the tensors in the file."""
-    run = subprocess.run([sys.executable, "-c", PEAK, str(name)], capture_output=True, text=True, check=True)
+def memory_of_loading(name, dtype: str = "float32") -> tuple[int, int, int]:
+    """Bytes: what loading adds to the peak of its own process, the parameters in `dtype`, the tensors in the file."""
+    run = subprocess.run([sys.executable, "-c", PEAK, str(name), dtype], capture_output=True, text=True, check=True)
     taken, parameters, stored = map(int, run.stdout.split())
     return taken, parameters, stored

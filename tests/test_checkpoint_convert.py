@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from reference import GQA
 
 from llama_from_scratch import Llama, LlamaConfig
 from llama_from_scratch.checkpoint import CheckpointError, convert, describe, load_model, save_model
@@ -164,6 +163,13 @@ def test_a_tokenizer_goes_from_folder_to_folder_as_it_is(source):
     assert describe(source.parent / "new.gguf").tokenizer in (None, "no_vocab")
 
 
+def test_a_model_without_a_tokenizer_does_not_get_an_older_one(source, tmp_path):
+    save_model(Llama(SMALL), tmp_path / "bare.gguf")
+    (remark,) = convert(tmp_path / "bare.gguf", source, overwrite=True)
+    assert remark.startswith("the tokenizer stays behind: ")
+    assert set(os.listdir(source)) == {"config.json", "model.safetensors"}
+
+
 def test_numbers_that_do_not_fit_the_type(source):
     model = load_model(source)
     with torch.no_grad():
@@ -307,7 +313,7 @@ def test_a_full_disk(tmp_path):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", tmp_path], capture_output=True).returncode:
         pytest.skip("only root can mount a small disk")
     try:
-        model, larger = Llama(SMALL), Llama(replace(GQA, n_layers=4))
+        model, larger = Llama(SMALL), Llama(replace(SMALL, n_layers=12))
         for format in ("huggingface", "meta"):
             save_model(model, tmp_path / format, format=format)
             with pytest.raises(CheckpointError, match="cannot be written .*make room, or choose another folder"):

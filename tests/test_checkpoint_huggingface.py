@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from checkpoint_files import memory_of_loading
-from reference import CASES, GQA, assert_same, random_hf, random_pair, random_tokens, scaled
+from reference import CASES, GQA, assert_same, hf_config, random_hf, random_pair, random_tokens, scaled
 from safetensors.torch import load_file, save_file
 
 import llama_from_scratch.checkpoint.huggingface as huggingface
@@ -187,6 +187,29 @@ def test_mscale_of_yarn(tmp_path, mscale):
     assert_same_logits(load_model(tmp_path), load_theirs(tmp_path))
 
 
+BIASED = {"attention": (True, False), "feed-forward": (False, True), "both": (True, True)}
+
+
+@pytest.mark.parametrize("case", BIASED)
+def test_biases(tmp_path, case):
+    """From theirs to ours and back, with biases that matter; ours, loaded by them, computes the same."""
+    attention_bias, mlp_bias = BIASED[case]
+    config = hf_config(GQA)
+    config.attention_bias, config.mlp_bias = attention_bias, mlp_bias
+    theirs = transformers.LlamaForCausalLM._from_config(config, attn_implementation="eager").float().eval()
+    with torch.no_grad():
+        for weight in theirs.parameters():
+            weight.uniform_(0.25, 1.75) if weight.dim() == 1 else weight.normal_(0.0, 0.2)
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = load_model(tmp_path / "theirs")
+    assert (ours.config.attention_bias, ours.config.ffn_bias) == (attention_bias, mlp_bias)
+    assert ours.config.n_params == sum(weight.numel() for weight in theirs.parameters())
+    assert_same_logits(ours, theirs)
+    save_model(ours, tmp_path / "ours", max_shard_bytes=300_000)
+    assert_same_bits(load_model(tmp_path / "ours"), ours)
+    assert_same_logits(ours, load_theirs(tmp_path / "ours"))
+
+
 # Ours to theirs
 
 
@@ -326,3 +349,14 @@ def test_loading_takes_the_memory_of_one_model(tmp_path):
     taken, parameters, _ = memory_of_loading(tmp_path)
     assert parameters > 76 * 2**20
     assert taken < parameters + 24 * 2**20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc, which only Linux has")
+@pytest.mark.parametrize("format", ["huggingface", "meta"])
+def test_loading_in_another_type_takes_the_memory_of_that_type(tmp_path, format):
+    """The pages of the file that were read count as well; the system takes them back when it needs them."""
+    config = replace(GQA, dim=512, head_dim=64, vocab_size=40_000, tie_embeddings=True)
+    save_model(Llama(config), tmp_path / "model", format=format)
+    taken, parameters, stored = memory_of_loading(tmp_path / "model", "bfloat16")
+    assert parameters > 38 * 2**20
+    assert parameters < taken < parameters + stored + 24 * 2**20

@@ -11,7 +11,7 @@ from .resolve import resolve
 from .stored import TYPES, Checkpoint, empty_model
 
 OWN_TOKENIZER = {"huggingface": "tokenizer.json", "meta": "tokenizer.model"}  # what other programs look for there
-EXACT = {"F32": {"F64"}, "F16": {"F64", "F32", "BF16"}, "BF16": {"F64", "F32", "F16"}}  # type: those it cannot hold
+ROUNDED = {"F32": {"F64"}, "F16": {"F64", "F32", "BF16"}, "BF16": {"F64", "F32", "F16"}}  # into each type
 
 
 def convert(
@@ -55,7 +55,7 @@ def _changes(checkpoint: Checkpoint, format: str, dtype: str) -> list[str]:
     remarks = []
     for kind, n in kinds.items():
         quantised = kind not in (*TYPES, "F64")
-        if kind != dtype and (dtype == "Q8_0" or kind in EXACT[dtype] or (quantised and dtype != "F32")):
+        if kind != dtype and (dtype == "Q8_0" or kind in ROUNDED[dtype] or (quantised and dtype != "F32")):
             remarks.append(f"tensors rounded from {kind} to {dtype}: {n}")
         elif quantised and kind != dtype:
             remarks.append(f"tensors of {kind} written as {dtype}, the same numbers in more bytes: {n}")
@@ -74,7 +74,7 @@ def _tokenizer(source: str | Path, path: Path, format: str) -> tuple[CanSave | N
 
     folder = path if path.is_dir() else path.parent if path.suffix == ".safetensors" else None
     if folder and format in OWN_TOKENIZER and (folder / OWN_TOKENIZER[format]).is_file():
-        return TokenizerFiles(folder), []  # as it is, whatever it is
+        return TokenizerFiles.of(folder), []  # as it is, whatever it is
     try:
         tokenizer = load_tokenizer(source)
         if format == "gguf":
@@ -82,7 +82,8 @@ def _tokenizer(source: str | Path, path: Path, format: str) -> tuple[CanSave | N
 
             gguf_fields(tokenizer)
     except ValueError as error:
-        return None, [f"the tokenizer stays behind: {error}"]
+        nothing = None if format == "gguf" else TokenizerFiles(())  # nor must that of an older model stay in the folder
+        return nothing, [f"the tokenizer stays behind: {error}"]
     if format == "meta":
         return tokenizer, ["the tokenizer is written as tokenizer.json; Meta's own code reads only tokenizer.model"]
     return tokenizer, []

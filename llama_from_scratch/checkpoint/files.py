@@ -50,12 +50,15 @@ class CanSave(Protocol):
 class TokenizerFiles:
     """The tokenizer of a folder, whatever kind it is, to be saved in another folder as it is."""
 
-    folder: Path
+    files: tuple[Path, ...]
+
+    @classmethod
+    def of(cls, folder: Path) -> "TokenizerFiles":
+        return cls(tuple(file for file in folder.iterdir() if TOKENIZER_FILE.fullmatch(file.name)))
 
     def save(self, folder: Path) -> None:
-        for file in self.folder.iterdir():
-            if TOKENIZER_FILE.fullmatch(file.name):
-                shutil.copyfile(file, folder / file.name)
+        for file in self.files:
+            shutil.copyfile(file, folder / file.name)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Write a model in another format: Hugging Face, Meta or GGUF."""
 
 import argparse
+from pathlib import Path
 
 from ..checkpoint import FORMATS, CheckpointError, convert, describe
 from .terminal import loading, note, progress
@@ -45,5 +46,5 @@ def run(arguments: argparse.Namespace) -> None:
         raise CheckpointError(str(error).replace("pass overwrite=True", "add --overwrite")) from None
     for remark in remarks:
         note(f"note: {remark}")
-    written = describe(arguments.target)
+    written = describe(Path(arguments.target))  # a path, even if it is called like a model that comes with the project
     note(f"{arguments.target}: {written.format}, {len(written.tensors)} tensors, {written.n_bytes / 1e6:,.1f} MB")
