@@ -116,6 +116,20 @@ def test_hub_model(tmp_path, hub):
     assert not [path for path in Hub.asked if "/resolve/" in path]
 
 
+def test_hub_model_in_metas_layout(tmp_path, hub):
+    ours = Llama(GQA)
+    save_model(ours, Hub.root, format="meta", n_shards=2)
+    config, total = ask(
+        tmp_path,
+        hub,
+        'print(load_config("org/llama"))\n'
+        'print(load_model("org/llama")(__import__("torch").arange(64)[None]).double().sum().item())',
+    ).splitlines()
+    assert config == repr(GQA)
+    with torch.no_grad():
+        assert float(total) == pytest.approx(ours(torch.arange(64)[None]).double().sum().item(), rel=1e-5)
+
+
 def test_hub_refusals(tmp_path, hub):
     Hub.root.mkdir()
     gated, absent, odd = ask(tmp_path, hub, REFUSED.format(names=["org/gated", "org/none", "org/a--b"])).splitlines()

@@ -370,7 +370,7 @@ def test_too_little_memory(capsys, monkeypatch):
     fails_with(capsys, ["generate", "x"], "there is not enough memory")
 
 
-@pytest.mark.parametrize("command", ["generate", "chat", "evaluate", "inspect"])
+@pytest.mark.parametrize("command", ["generate", "chat", "evaluate", "convert", "inspect"])
 def test_help_teaches_by_example(capsys, command):
     """Every example in the help is one that the parser takes."""
     from llama_from_scratch.cli.main import PROGRAM, parser

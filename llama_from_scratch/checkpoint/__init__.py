@@ -49,13 +49,13 @@ def load_model(name: str | Path, *, dtype: torch.dtype = torch.float32, device: 
 
 
 def load_config(name: str | Path) -> LlamaConfig:
-    """The config alone; of a hub model or folder, config.json is all that is needed."""
+    """The config alone. Of a hub model in the usual layout, only the small files are fetched."""
     path = resolve(name, weights=False)
     if path.is_dir() and not is_meta(path):
         from .huggingface import read_config
 
         return read_config(path)
-    return open_checkpoint(path).config
+    return open_checkpoint(resolve(name)).config  # Meta's params.json does not say how large the vocabulary is
 
 
 def describe(name: str | Path) -> Checkpoint:

@@ -23,7 +23,7 @@ def download(name: str, weights: bool) -> Path:
         ) from None
     try:
         # Files at the top only: some repositories keep a second copy of the weights in sub-folders.
-        patterns = ["*.json", "tokenizer*", "*.jinja"] + ["*.safetensors"] * weights
+        patterns = ["*.json", "tokenizer*", "*.jinja"] + ["*.safetensors", "consolidated.*.pth"] * weights
         return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"]))
     except HFValidationError as error:
         raise CheckpointError(f"there is no folder {name} here, and no hub model can be called so: {error}") from None
