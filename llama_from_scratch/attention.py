@@ -72,5 +72,5 @@ class Attention(nn.Module):
         return self.q_proj(x), self.k_proj(x), self.v_proj(x)
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        causal = mask is None and q.shape[2] > 1
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True)
+        which = {"is_causal": q.shape[2] > 1} if mask is None else {"attn_mask": mask}
+        return F.scaled_dot_product_attention(q, k, v, **which, enable_gqa=True)
