@@ -59,7 +59,7 @@ def test_transformers_reads_it(saved, reader):
     assert (theirs.bos_token_id, theirs.eos_token_id, len(theirs)) == (tok.bos_id, tok.eos_id, len(tok))
     assert theirs.chat_template == tok.chat_template
     for text in [*FRAGMENTS, "".join(FRAGMENTS), " . , ! ' n't it 's", "<|a|>x<|b|>"]:
-        if "SmolLM2" in str(folder) and set(text) & set("\x01\x04\x1b"):  # it has no token for these bytes
+        if "SmolLM2" in str(folder) and "\x04" in text:  # it has no token for this byte
             continue
         ids = tok.encode(text)
         assert theirs(text, split_special_tokens=True)["input_ids"] == ids
