@@ -1,0 +1,60 @@
+"""What a run costs on paper, and which machine it runs on."""
+
+import platform
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..fast.int4 import Int4Linear
+from ..model import Llama
+
+
+def bytes_read(model: Llama) -> int:
+    """Bytes of weights that one decoding step reads: all but the embedding table, of which it reads a row or two.
+
+    int4 keeps its codes in two orders, of which decoding reads one.
+    """
+    tensors: dict[str, Tensor] = dict(model.named_parameters()) | dict(model.named_buffers())
+    if model.lm_head is not None:  # a tied table is read, as the output projection
+        del tensors["embedding.weight"]
+    for name, module in model.named_modules():
+        if isinstance(module, Int4Linear):
+            del tensors[f"{name}.pairs"]
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def machine(device: torch.device) -> dict[str, str | int]:
+    """The device, the versions, the command and the date."""
+    found: dict[str, str | int] = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["python -m llama_from_scratch", *sys.argv[1:]]),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu(),
+        "threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+    for package in ("torch", "transformers", "llama_cpp_python"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            pass
+    try:
+        load = Path("/proc/loadavg").read_text().split()[0]
+        found["others"] = f"load average {load} at the end, this run included"
+    except OSError:  # not on every system
+        pass
+    return found
+
+
+def _cpu() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

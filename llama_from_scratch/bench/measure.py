@@ -1,0 +1,72 @@
+"""Times of several contestants, taken in turns, so that what else the machine does falls on all of them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+
+from .ceilings import Clock, timed
+from .contestants import Contestant
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one contestant: for each round, the median of its runs."""
+
+    rounds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return median(self.rounds)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The quickest and the slowest round."""
+        return min(self.rounds), max(self.rounds)
+
+    def ratio(self, other: "Times") -> float:
+        """How many times as long `other` takes: the median of the ratios within each round."""
+        return median(theirs / ours for ours, theirs in zip(self.rounds, other.rounds, strict=True))
+
+
+def in_turns(tasks: Mapping[str, Callable[[], float]], rounds: int, warm_up: int = 1) -> dict[str, Times]:
+    """Every task once in each round, after `warm_up` rounds that do not count. A task gives its own seconds."""
+    found: dict[str, list[float]] = {name: [] for name in tasks}
+    for number in range(rounds + warm_up):
+        for name, task in tasks.items():
+            seconds = task()
+            if number >= warm_up:
+                found[name].append(seconds)
+    return {name: Times(tuple(seconds)) for name, seconds in found.items()}
+
+
+def prefill_seconds(contestant: Contestant, device: torch.device, clock: Clock) -> float:
+    return timed(contestant.prefill, device, clock)
+
+
+def decode_seconds(contestant: Contestant, device: torch.device, clock: Clock, n_tokens: int) -> float:
+    """Seconds a token, after the prompt. On a GPU, n_tokens together: to wait for each would be part of the time."""
+    contestant.prefill()
+    contestant.step()
+    if device.type == "cuda":
+
+        def all_of_them() -> None:
+            for _ in range(n_tokens):
+                contestant.step()
+
+        return timed(all_of_them, device, clock) / n_tokens
+    return median(timed(contestant.step, device, clock) for _ in range(n_tokens))
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Bytes at most in use: on a GPU since its counter was reset, else by this process, all contestants together."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    import sys
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

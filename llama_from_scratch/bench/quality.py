@@ -1,0 +1,41 @@
+"""What a faster model costs in quality, token by token, on the path that decoding takes."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..cache import KVCache
+from ..model import Llama
+
+PIECE = 32  # tokens in a pass: few enough for the kernels that decode (`fast.int8.WIDE`)
+
+
+@dataclass(frozen=True)
+class Quality:
+    nats_per_token: float  # -log p of the text's own tokens
+    perplexity_change: float  # as a share of the reference's: 0.01 is one per cent worse
+    same_choice: float  # share of positions where the most likely token is that of the reference
+    divergence: float  # mean KL(reference || model) in nats
+
+
+@torch.inference_mode()
+def next_token_logits(model: Llama, ids: Int[Tensor, "1 seq"]) -> Float[Tensor, "seq vocab"]:
+    """Logits behind every token of a text, in fp32."""
+    weight = model.embedding.weight
+    cache = KVCache(model.config, 1, ids.shape[1], weight.dtype, weight.device)
+    return torch.cat([model(piece, cache)[0].float() for piece in ids.split(PIECE, dim=1)])
+
+
+def compare(reference: Float[Tensor, "seq vocab"], model: Llama, ids: Int[Tensor, "1 seq"]) -> Quality:
+    """`model` on a text, beside the logits that another gave for it."""
+    theirs, ours = (logits[:-1].double().log_softmax(dim=-1) for logits in (reference, next_token_logits(model, ids)))
+    wanted = ids[0, 1:, None].long()
+    before, after = (float(-log_p.gather(-1, wanted).mean()) for log_p in (theirs, ours))
+    return Quality(
+        after,
+        float(torch.tensor(after - before).expm1()),
+        float((ours.argmax(dim=-1) == theirs.argmax(dim=-1)).double().mean()),
+        float((theirs.exp() * (theirs - ours)).sum(dim=-1).mean()),
+    )

@@ -1,0 +1,261 @@
+"""The measurements: each gives a dictionary that is written as JSON and shown as a table."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int
+from torch import Tensor
+
+from ..checkpoint import load_model
+from ..cost import cache_bytes_per_token, forward_flops, parameters, training_flops
+from ..fast import prepare
+from ..fast.compile import Scope
+from ..fast.quantise import Bits
+from ..model import Llama
+from .card import bytes_read, machine
+from .ceilings import Clock, copy_bandwidth, matmul_rate, timed
+from .contestants import (
+    Contestant,
+    Fast,
+    LlamaCpp,
+    Plain,
+    Transformers,
+    import_transformers,
+    llama_cpp,
+    transformers_twin,
+)
+from .measure import Times, decode_seconds, in_turns, peak_memory, prefill_seconds
+from .quality import compare, next_token_logits
+
+Peer = str  # "transformers" or "llama.cpp"
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to run our model; the switches of `fast`."""
+
+    fuse: bool = False
+    quantise: Bits | None = None
+    compile: Scope | None = None
+
+    @property
+    def name(self) -> str:
+        on = [name for name, is_on in (("fused", self.fuse), (self.quantise, self.quantise)) if is_on]
+        return ", ".join(on + ([f"compiled {self.compile}"] if self.compile else [])) or "plain"
+
+
+@dataclass(frozen=True)
+class Setting:
+    model: Llama
+    file: Path | None  # where it was read from, for who reads it for themselves
+    prompt: Int[Tensor, "batch seq"]
+    n_tokens: int
+    rounds: int
+    clock: Clock = "wall"
+
+    @property
+    def device(self) -> torch.device:
+        return self.prompt.device
+
+
+def cost_card(setting: Setting, model: Llama) -> dict:
+    """What one decoding step of `model` costs on paper at the middle of the run, and what the machine can do."""
+    config, (batch, seq) = setting.model.config, setting.prompt.shape
+    dtype = setting.model.embedding.weight.dtype
+    context = seq + setting.n_tokens // 2
+    return {
+        "parameters": sum(parameters(config).values()),
+        "weights read a step, bytes": bytes_read(model),
+        "cache read a step, bytes": batch * context * cache_bytes_per_token(config, dtype.itemsize),
+        "cache a token, bytes": cache_bytes_per_token(config, dtype.itemsize),
+        "FLOPs a token": sum(forward_flops(config, context).values()),
+        "copy, bytes/s": copy_bandwidth(setting.device, setting.clock),
+        f"matrix product in {str(dtype).removeprefix('torch.')}, FLOP/s": matmul_rate(
+            setting.device, setting.clock, dtype
+        ),
+    }
+
+
+def contestants(setting: Setting, ways: Sequence[Way], peers: Sequence[Peer]) -> dict[str, Contestant]:
+    """By name. Weights are shared wherever they are the same."""
+    capacity = setting.prompt.shape[1] + setting.n_tokens + 8
+    found: dict[str, Contestant] = {}
+    for way in ways:
+        if way == Way():
+            found[way.name] = Plain(setting.model, setting.prompt, capacity)
+        else:
+            model = prepare(setting.model, fuse=way.fuse, quantise=way.quantise)
+            found[way.name] = Fast(model, setting.prompt, capacity, way.compile)
+    for peer in peers:
+        if peer == "transformers":
+            found[peer] = Transformers(setting.model, setting.prompt, capacity)
+        else:
+            if setting.file is None or len(setting.prompt) != 1:
+                raise ValueError(
+                    "llama.cpp runs one sequence of a model in a GGUF file; give such a model, and batch 1"
+                )
+            found[peer] = LlamaCpp(setting.file, setting.prompt, capacity, torch.get_num_threads())
+    return found
+
+
+def decode(setting: Setting, ways: Sequence[Way], peers: Sequence[Peer]) -> dict:
+    """Seconds a token, one after the other, behind a prompt."""
+    entrants = contestants(setting, ways, peers)
+    tasks = {
+        name: partial(decode_seconds, c, setting.device, setting.clock, setting.n_tokens)
+        for name, c in entrants.items()
+    }
+    times, peak = in_turns(tasks, setting.rounds), peak_memory(setting.device)
+    card = cost_card(setting, _model(entrants[ways[0].name]))
+    rows = _rows(times, len(setting.prompt))
+    cache = card["cache read a step, bytes"]
+    for way in ways:  # what it reads differs from way to way
+        read = bytes_read(_model(entrants[way.name])) + cache
+        rows[way.name]["MBU"] = read / times[way.name].median / card["copy, bytes/s"]
+    return _result("decode", setting, card, rows, peak)
+
+
+def prefill(setting: Setting, ways: Sequence[Way], peers: Sequence[Peer]) -> dict:
+    """Seconds for the whole prompt, up to the first new token."""
+    entrants = contestants(setting, ways, peers)
+    tasks = {name: partial(prefill_seconds, c, setting.device, setting.clock) for name, c in entrants.items()}
+    times, peak = in_turns(tasks, setting.rounds), peak_memory(setting.device)
+    card = cost_card(setting, _model(entrants[ways[0].name]))
+    batch, seq = setting.prompt.shape
+    rows = _rows(times, batch * seq)
+    count = forward_flops(setting.model.config, (seq + 1) / 2)
+    head = count.pop("output projection")  # for the last token only
+    flops = batch * (seq * sum(count.values()) + head)
+    for name, row in rows.items():
+        if name != "llama.cpp":  # which computes in another arithmetic
+            row["MFU"] = flops / times[name].median / _matmul(card)
+    return _result("prefill", setting, card, rows, peak)
+
+
+def train(setting: Setting, ways: Sequence[Way], peers: Sequence[Peer]) -> dict:
+    """Seconds for one step: loss, gradients and AdamW, on the same tokens."""
+    if any(way.quantise or way.fuse for way in ways) or "llama.cpp" in peers:
+        raise ValueError("train runs the plain model, compiled or not, against transformers; leave out the rest")
+    entrants: dict[str, Callable[[Tensor], Tensor]] = {}
+    for way in ways:
+        model = prepare(setting.model, fuse=False).requires_grad_(True).train()
+        entrants[way.name] = _own_step(_copied(model), way.compile)
+    if "transformers" in peers:
+        twin = transformers_twin(_copied(prepare(setting.model, fuse=False))).requires_grad_(True).train()
+        entrants["transformers"] = _step(twin, lambda tokens: twin(tokens, use_cache=False).logits)
+    tasks = {
+        name: partial(timed, partial(step, setting.prompt), setting.device, setting.clock)
+        for name, step in entrants.items()
+    }
+    times, peak = in_turns(tasks, setting.rounds), peak_memory(setting.device)
+    card = cost_card(setting, setting.model)
+    batch, seq = setting.prompt.shape
+    rows = _rows(times, batch * seq)
+    flops = batch * seq * training_flops(setting.model.config, seq)
+    for name, row in rows.items():
+        row["MFU"] = flops / times[name].median / _matmul(card)
+    return _result("train", setting, card, rows, peak)
+
+
+def _own_step(model: Llama, compile: Scope | None) -> Callable[[Tensor], Tensor]:
+    if compile is not None:
+        for block in model.blocks:
+            block.compile(fullgraph=True)
+
+    def logits(tokens: Tensor) -> Tensor:
+        positions = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
+        return model.logits(model.run_blocks(tokens, positions, None))
+
+    return _step(model, logits)
+
+
+def _step(model: torch.nn.Module, logits: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def step(tokens: Tensor) -> Tensor:
+        loss = F.cross_entropy(logits(tokens)[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    return step
+
+
+def _copied(model: Llama) -> Llama:
+    """With weights of its own, to be changed by training."""
+    for weight in model.parameters():
+        weight.data = weight.data.clone()
+    return model
+
+
+def load(name: str, file: Path, peers: Sequence[Peer], rounds: int, clock: Clock = "wall") -> dict:
+    """Seconds from a file on disk (which the system has read before) to a model in memory, in fp32."""
+    device = torch.device("cpu")
+    tasks = {"ours": partial(timed, lambda: load_model(name), device, clock)}
+    if "transformers" in peers:
+        read = import_transformers().LlamaForCausalLM.from_pretrained
+        where = {"gguf_file": file.name} if file.is_file() else {}
+        folder = file.parent if file.is_file() else file
+        tasks["transformers"] = partial(timed, lambda: read(folder, dtype=torch.float32, **where), device, clock)
+    if "llama.cpp" in peers:
+        open_file = llama_cpp().Llama
+        tasks["llama.cpp"] = partial(timed, lambda: open_file(str(file), verbose=False), device, clock)
+    times = in_turns(tasks, rounds, warm_up=0)  # nobody loads a model twice
+    return {"what": "load", "machine": machine(device), "model": name, "clock": clock, "rows": _rows(times, None)}
+
+
+def quality(setting: Setting, ways: Sequence[Way]) -> dict:
+    """What each way changes about the model: the prompt is the text that is judged."""
+    reference = next_token_logits(setting.model, setting.prompt[:1])
+    rows = {}
+    for way in ways:
+        model = prepare(setting.model, fuse=way.fuse, quantise=way.quantise)
+        rows[way.name] = asdict(compare(reference, model, setting.prompt[:1])) | {
+            "weights read, bytes": bytes_read(model)
+        }
+    return {"what": "quality", "machine": machine(setting.device), "tokens": setting.prompt.shape[1], "rows": rows}
+
+
+def _model(contestant: Contestant) -> Llama:
+    return contestant.decoder.model if isinstance(contestant, Fast) else contestant.model
+
+
+def _matmul(card: dict) -> float:
+    return next(value for name, value in card.items() if name.startswith("matrix product"))
+
+
+def _rows(times: dict[str, Times], tokens: int | None) -> dict[str, dict]:
+    """Times of each, and how many times as long as the first it takes."""
+    first = next(iter(times.values()))
+    rows = {}
+    for name, found in times.items():
+        row = {"seconds": found.median, "quickest round": found.spread[0], "slowest round": found.spread[1]}
+        if tokens is not None:
+            row["tokens/s"] = tokens / found.median
+        row["time, as a multiple of the first"] = first.ratio(found)
+        rows[name] = row | {"rounds": found.rounds}
+    return rows
+
+
+def _result(what: str, setting: Setting, card: dict, rows: dict, peak: int | None) -> dict:
+    batch, seq = setting.prompt.shape
+    return {
+        "what": what,
+        "machine": machine(setting.device),
+        "setting": {
+            "batch": batch,
+            "prompt tokens": seq,
+            "new tokens": setting.n_tokens if what == "decode" else 0,
+            "dtype": str(setting.model.embedding.weight.dtype).removeprefix("torch."),
+            "rounds": setting.rounds,
+            "clock": setting.clock,
+        },
+        "card": card,
+        "rows": rows,
+        "peak memory, bytes": peak,
+    }

@@ -1,0 +1,177 @@
+"""Measure how fast a model runs here, beside others and beside what this machine can do."""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from ..bench import runs
+from ..bench.runs import Setting, Way
+from ..checkpoint import EMBEDDED, resolve
+from ..config import PRESETS, LlamaConfig
+from ..model import Llama
+from ..tokenizer import load_tokenizer
+from . import options
+from .terminal import loading, write
+
+EXAMPLES = """examples:
+  one token after the other: plain, and with everything switched on
+    PROGRAM bench decode
+    PROGRAM bench decode --fuse --quantise int4 --compile blocks
+  what each switch gains, in one run, beside others on the same weights
+    PROGRAM bench decode --each --against transformers llama.cpp --json decode.json
+  reading a prompt of 512 tokens; reading a file; a training step
+    PROGRAM bench prefill --fuse --prompt 512 --against transformers
+    PROGRAM bench load --against transformers --rounds 1
+    PROGRAM bench train --prompt 128 --batch 2 --against transformers
+  what quantising changes about the answers, judged on a text of yours
+    PROGRAM bench quality --each --file text.txt
+  the shape of a released model with random weights, on a GPU
+    PROGRAM bench decode --model Llama-3.1-8B --device cuda --dtype bfloat16 --fuse --compile step
+
+All contestants run in turns, in rounds: compare ratios, which what else the machine does changes least. MBU is bytes
+that must be read / time / what a large copy moves here; MFU is FLOPs on paper / time / what a large matrix product
+does here. Both can exceed 1 where a model fits into the processor's cache."""
+
+EACH = [
+    Way(),
+    Way(fuse=True),
+    Way(fuse=True, compile="blocks"),
+    Way(fuse=True, quantise="int8"),
+    Way(fuse=True, quantise="int8", compile="blocks"),
+    Way(fuse=True, quantise="int4"),
+    Way(fuse=True, quantise="int4", compile="blocks"),
+]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "what", choices=("decode", "prefill", "train", "load", "quality"), help="what is measured; see the examples"
+    )
+    ways = parser.add_argument_group("how our model runs")
+    ways.add_argument("--fuse", action="store_true", help="q, k and v as one product, gate and up as one")
+    ways.add_argument("--quantise", choices=("int8", "int4"), help="weights of 8 or 4 bits")
+    ways.add_argument("--compile", choices=("blocks", "step"), help="compile a block (seconds), or a step (minutes)")
+    ways.add_argument("--each", action="store_true", help="plain, and then these switches one after the other")
+    size = parser.add_argument_group("how much")
+    size.add_argument("--batch", type=int, default=1, metavar="N", help="sequences at a time (default: %(default)s)")
+    size.add_argument(
+        "--prompt", type=int, metavar="N", help="tokens of prompt (default: 64; prefill 512; quality all)"
+    )
+    size.add_argument("--tokens", type=int, default=64, metavar="N", help="tokens to decode (default: %(default)s)")
+    size.add_argument("--rounds", type=int, default=5, metavar="N", help="turns of each (default: %(default)s)")
+    size.add_argument("--file", metavar="PATH", help="a text in UTF-8 to read (default: random tokens)")
+    parser.add_argument(
+        "--against", nargs="+", default=[], choices=("transformers", "llama.cpp"), help="others on the same weights"
+    )
+    parser.add_argument(
+        "--clock",
+        default="wall",
+        choices=("wall", "cpu"),
+        help="cpu: the time this process was at work, for a machine that has other work; needs --threads 1 "
+        "(default: %(default)s)",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write everything there, for a table or a drawing")
+    options.add_running(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    for name in ("batch", "tokens", "rounds", "prompt"):
+        if (value := getattr(arguments, name)) is not None and value < 1:
+            raise ValueError(f"--{name} is {value}; it must be at least 1")
+    chosen = Way(arguments.fuse, arguments.quantise, arguments.compile)
+    if arguments.each and chosen != Way():
+        raise ValueError("--each runs every switch; leave out --fuse, --quantise and --compile")
+    if arguments.clock == "cpu" and (arguments.threads != 1 or arguments.device != "cpu"):
+        raise ValueError("--clock cpu adds up all threads, and sees no GPU; it needs --threads 1, on the CPU")
+    if arguments.what == "quality" and not arguments.file:
+        raise ValueError("quality is judged on a text; name one with --file")
+    if arguments.json and not Path(arguments.json).absolute().parent.is_dir():
+        raise ValueError(f"--json is {arguments.json}, in a folder that does not exist; make it first")
+    ways = EACH if arguments.each else [chosen]
+    if arguments.what in ("prefill", "quality"):  # whether decoding is compiled changes nothing there
+        ways = [way for way in ways if way.compile is None] or [Way(arguments.fuse, arguments.quantise)]
+    if arguments.what == "train":
+        ways = [Way(), Way(compile="blocks")] if arguments.each else ways
+    result = _measure(arguments, ways)
+    write(as_text(result))
+    if arguments.json:
+        part = Path(f"{arguments.json}.part")  # never half a file under the name asked for
+        part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        part.replace(arguments.json)
+
+
+def _measure(arguments: argparse.Namespace, ways: list[Way]) -> dict:
+    options.set_threads(arguments.threads)
+    if arguments.what == "load":
+        return runs.load(
+            arguments.model, resolve(arguments.model), arguments.against, arguments.rounds, arguments.clock
+        )
+    model = _model(arguments)
+    prompt = _prompt(arguments, model)
+    file = None if arguments.model in PRESETS else resolve(arguments.model)
+    setting = Setting(model, file, prompt, arguments.tokens, arguments.rounds, arguments.clock)
+    if arguments.what == "quality":
+        return runs.quality(setting, ways)
+    return getattr(runs, arguments.what)(setting, ways, arguments.against)
+
+
+def _model(arguments: argparse.Namespace) -> Llama:
+    device, dtype = options.device(arguments.device), getattr(torch, arguments.dtype)
+    if arguments.model in PRESETS and arguments.model != EMBEDDED:
+        with torch.device(device):
+            torch.set_default_dtype(dtype)
+            try:
+                return Llama(LlamaConfig.preset(arguments.model)).eval()
+            finally:
+                torch.set_default_dtype(torch.float32)
+    with loading(arguments.model):
+        return Llama.from_pretrained(arguments.model, dtype=dtype, device=device)
+
+
+def _prompt(arguments: argparse.Namespace, model: Llama) -> torch.Tensor:
+    wanted = arguments.prompt or (512 if arguments.what == "prefill" else 64)
+    if arguments.file is None:
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(model.config.vocab_size, (arguments.batch, wanted), generator=generator)
+        return ids.to(model.embedding.weight.device)
+    ids = load_tokenizer(arguments.model).encode(options.read_text(arguments.file))
+    if arguments.prompt is not None or arguments.what != "quality":
+        if len(ids) < wanted:
+            raise ValueError(f"{arguments.file} has {len(ids)} tokens and {wanted} are needed; lower --prompt")
+        ids = ids[:wanted]
+    ids = ids[: model.config.max_seq_len]
+    return torch.tensor([ids] * arguments.batch, device=model.embedding.weight.device)
+
+
+def as_text(result: dict) -> str:
+    """The cost card, then a line for each contestant."""
+    lines = []
+    for title in ("machine", "setting", "card"):
+        if title in result:
+            lines.append(title)
+            width = max(map(len, result[title]))
+            lines += [f"  {name.ljust(width)}  {_shown(name, value)}" for name, value in result[title].items()]
+    columns = [name for name in max(result["rows"].values(), key=len) if name != "rounds"]
+    table = [["", *columns]]
+    for name, row in result["rows"].items():
+        table.append([name, *(_shown(column, row[column]) if column in row else "-" for column in columns)])
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    lines.append(result["what"])
+    for row in table:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        lines.append("  " + "  ".join(cells).rstrip())
+    if result.get("peak memory, bytes"):
+        lines.append(f"peak memory of this process, all of them together: {result['peak memory, bytes'] / 1e9:.2f} GB")
+    return "\n".join(lines) + "\n"
+
+
+def _shown(name: str, value: object) -> str:
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        return f"{value:,}" if isinstance(value, int) else value
+    if name in ("MBU", "MFU", "same_choice", "perplexity_change"):
+        return f"{value:.1%}" if name != "perplexity_change" else f"{value:+.2%}"
+    if name.endswith("/s") and value >= 1e6:
+        return f"{value / 1e9:,.1f} G"
+    return f"{value:.4g}"

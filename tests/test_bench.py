@@ -1,0 +1,186 @@
+"""The benchmark: that all contestants do the same work, that its arithmetic is right, and what a user sees."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from llama_from_scratch import Llama, LlamaConfig
+from llama_from_scratch.bench import ceilings, measure, runs
+from llama_from_scratch.bench.card import bytes_read
+from llama_from_scratch.bench.ceilings import copy_bandwidth, matmul_rate
+from llama_from_scratch.bench.contestants import Fast, Plain, Transformers
+from llama_from_scratch.bench.measure import Times, in_turns
+from llama_from_scratch.bench.quality import compare, next_token_logits
+from llama_from_scratch.cli import main
+from llama_from_scratch.cli.bench import EACH
+from llama_from_scratch.fast import prepare
+
+ROOT = Path(__file__).parent.parent
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    model = Llama(LlamaConfig(99, 64, 2, 4, 2, 16, 128, max_seq_len=128, tie_embeddings=True)).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(1 if weight.dim() == 1 else 0, 0.3)
+    return model
+
+
+@pytest.fixture
+def setting(model):
+    return runs.Setting(model, None, torch.randint(99, (2, 12)), 6, 2)
+
+
+def test_all_contestants_find_the_same_tokens(model, setting):
+    all_of_them = [
+        Plain(model, setting.prompt, 40),
+        Fast(prepare(model), setting.prompt, 40),
+        Transformers(model, setting.prompt, 40),
+    ]
+    for _ in range(2):  # a second prefill begins anew
+        for contestant in all_of_them:
+            contestant.prefill()
+        for _ in range(12):
+            assert len({contestant.newest() for contestant in all_of_them}) == 1
+            for contestant in all_of_them:
+                contestant.step()
+
+
+def test_transformers_runs_on_the_same_memory(model):
+    twin = Transformers(model, torch.tensor([[1]]), 8).model
+    assert twin.model.embed_tokens.weight.data_ptr() == model.embedding.weight.data_ptr()
+    assert twin.lm_head.weight.data_ptr() == model.embedding.weight.data_ptr()
+
+
+def test_turns_and_ratios():
+    order = []
+
+    def task(name, seconds):
+        return lambda: order.append(name) or seconds * len(order)
+
+    found = in_turns({"a": task("a", 1.0), "b": task("b", 2.0)}, 3)
+    assert order == ["a", "b"] * 4  # the first round does not count
+    assert found["a"].rounds == (3.0, 5.0, 7.0) and found["b"].rounds == (8.0, 12.0, 16.0)
+    assert found["a"].median == 5.0 and found["a"].spread == (3.0, 7.0)
+    assert Times((1.0, 2.0, 4.0)).ratio(Times((3.0, 2.0, 8.0))) == 2.0  # 3, 1, 2
+
+
+def test_bytes_read(model):
+    """By hand: what a step multiplies with, in each type."""
+    config = model.config
+    q, kv = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+    matrices = config.n_layers * (config.dim * (2 * q + 2 * kv) + 3 * config.dim * config.ffn_dim)
+    norms, head = (2 * config.n_layers + 1) * config.dim, config.vocab_size * config.dim
+    small = 4 * norms + model.rope.freqs.nbytes
+    assert bytes_read(model) == small + 4 * (matrices + head)
+    rows = config.n_layers * (q + 2 * kv + 2 * config.dim + 2 * config.ffn_dim)
+    assert bytes_read(prepare(model, quantise="int8")) == small + matrices + 2 * rows + head + 2 * config.vocab_size
+    assert bytes_read(prepare(model, quantise="int4")) == small + 0.625 * matrices + head + 2 * config.vocab_size
+
+
+def test_ceilings_count_what_is_done(monkeypatch):
+    """A clock that says one second for everything."""
+    ticks = iter(range(10_000))
+    monkeypatch.setitem(ceilings.CLOCKS, "wall", lambda: float(next(ticks)))
+    assert copy_bandwidth(CPU, "wall", 4096, 2) == 2 * 4096
+    assert matmul_rate(CPU, "wall", torch.float32, 64, 2) == 2 * 64**3
+
+
+def test_a_model_compared_with_itself(model):
+    ids = torch.randint(99, (1, 60))
+    reference = next_token_logits(model, ids)
+    with torch.no_grad():
+        exact = torch.nn.functional.cross_entropy(model(ids)[0, :-1], ids[0, 1:])
+    found = compare(reference, model, ids)
+    assert abs(found.nats_per_token - exact) < 1e-4
+    assert found.perplexity_change == 0 and found.same_choice == 1 and abs(found.divergence) < 1e-9
+    worse = compare(reference, prepare(model, quantise="int4"), ids)
+    assert worse.divergence > 1e-4 and worse.same_choice < 1
+
+
+@pytest.mark.parametrize("what", ["decode", "prefill"])
+def test_results(setting, monkeypatch, what):
+    monkeypatch.setattr(runs, "copy_bandwidth", lambda *_: 1e9)
+    monkeypatch.setattr(runs, "matmul_rate", lambda *_: 1e9)
+    ways = [way for way in EACH if way.compile is None]
+    result = getattr(runs, what)(setting, ways, ["transformers"])
+    json.dumps(result)
+    assert list(result["rows"]) == ["plain", "fused", "fused, int8", "fused, int4", "transformers"]
+    for row in result["rows"].values():
+        assert row["quickest round"] <= row["seconds"] <= row["slowest round"] and len(row["rounds"]) == 2
+        assert row["tokens/s"] == pytest.approx((2 if what == "decode" else 24) / row["seconds"])
+    read = bytes_read(setting.model) + result["card"]["cache read a step, bytes"]
+    if what == "decode":
+        assert result["rows"]["plain"]["MBU"] == pytest.approx(read / result["rows"]["plain"]["seconds"] / 1e9)
+    assert result["card"]["cache a token, bytes"] == 2 * 2 * 2 * 16 * 4
+
+
+def test_training_steps_change_only_the_copies(setting, monkeypatch):
+    monkeypatch.setattr(runs, "copy_bandwidth", lambda *_: 1e9)
+    monkeypatch.setattr(runs, "matmul_rate", lambda *_: 1e9)
+    before = setting.model.embedding.weight.clone()
+    result = runs.train(setting, [runs.Way()], ["transformers"])
+    assert set(result["rows"]) == {"plain", "transformers"}
+    assert torch.equal(before, setting.model.embedding.weight)
+
+
+def test_the_first_loss_of_both_is_the_same(setting):
+    steps = []
+    for make in (lambda: runs._own_step(runs._copied(prepare(setting.model, fuse=False)).requires_grad_(True), None),):
+        steps.append(make())
+    twin = runs.transformers_twin(runs._copied(prepare(setting.model, fuse=False))).requires_grad_(True)
+    steps.append(runs._step(twin, lambda tokens: twin(tokens, use_cache=False).logits))
+    first, second = ([float(step(setting.prompt)) for _ in range(3)] for step in steps)
+    assert first == pytest.approx(second, rel=1e-4)
+    assert first[2] < first[0]
+
+
+def test_memory_is_counted():
+    block = torch.ones(2**24)
+    assert measure.peak_memory(CPU) >= block.nbytes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["decode", "--rounds", "0"], "--rounds is 0; it must be at least 1"),
+        (["decode", "--each", "--fuse"], "--each runs every switch; leave out"),
+        (["decode", "--clock", "cpu"], "it needs --threads 1, on the CPU"),
+        (["quality"], "name one with --file"),
+        (["decode", "--json", "/no/such/folder/x.json"], "in a folder that does not exist"),
+        (["guess"], "invalid choice: 'guess'"),
+        (["decode", "--model", "nope"], "there is no model 'nope'"),
+    ],
+)
+def test_mistakes(capsys, arguments, message):
+    try:
+        code = main(["bench", *arguments])
+    except SystemExit as end:
+        code = end.code
+    shown = capsys.readouterr()
+    assert code == 2 and shown.out == ""
+    assert shown.err.startswith("error: ") and shown.err.count("\n") == 1 and message in shown.err
+
+
+def test_help_teaches_by_example(capsys):
+    from llama_from_scratch.cli.main import PROGRAM, parser
+
+    with pytest.raises(SystemExit):
+        main(["bench", "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    examples = [line.split(PROGRAM, 1)[1] for line in lines if line.startswith("    ") and PROGRAM in line]
+    assert len(examples) >= 7
+    for example in examples:
+        parser().parse_args(example.split())
+
+
+def test_the_page_is_what_the_files_say():
+    done = subprocess.run([sys.executable, "tools/benchmarks.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
