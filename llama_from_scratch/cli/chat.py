@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     # The rule that SmolLM2-Instruct's model card uses.
     options.add_sampling(parser, temperature=0.2, top_p=0.9)
+    options.add_speed(parser)
     options.add_running(parser)
     parser.add_argument("--verbose", action="store_true", help="say on stderr how fast each answer was")
 
@@ -58,6 +59,8 @@ def run(arguments: argparse.Namespace) -> None:
             if typed:
                 write("\n")
             return
+        except UnicodeDecodeError as error:
+            raise ValueError(f"a question is not text in UTF-8 (byte {error.start}); convert it first") from None
         if line == "/quit":
             return
         if not line:

@@ -23,6 +23,8 @@ EXAMPLES = """examples:
     PROGRAM generate "1 2 3" --tokens --verbose
   fewer passes of the model where a text repeats itself: the words that came next last time are guessed and checked
     PROGRAM generate "One potato, two potatoes. One potato, two" --prompt-lookup --verbose
+  with weights of 4 bits:
+    PROGRAM generate "The capital of France is" --quantise int4
   the guesses of a smaller model of the same family, for a large one:
     PROGRAM generate "Once upon a time" --model meta-llama/Llama-3.1-8B --draft meta-llama/Llama-3.2-1B"""
 
@@ -42,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     drafts.add_argument("--draft", metavar="NAME", help="a smaller model with the same vocabulary makes the guesses")
     drafts.add_argument("--prompt-lookup", action="store_true", help="guess that the text repeats itself")
     group.add_argument("--guesses", type=int, metavar="N", help="tokens to guess at a time (default: 4)")
+    options.add_speed(parser)
     options.add_running(parser)
 
 

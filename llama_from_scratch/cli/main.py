@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from ..checkpoint import EMBEDDED
-from . import chat, convert, evaluate, generate, inspect, train
+from . import bench, chat, convert, evaluate, generate, inspect, train
 
 PROGRAM = "python -m llama_from_scratch"
 EXAMPLES = f"""examples:
@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = top.add_subparsers(metavar="command", required=True)
-    for module in (generate, chat, evaluate, train, convert, inspect):
+    for module in (generate, chat, evaluate, train, convert, inspect, bench):
         summary = module.__doc__.splitlines()[0]
         command = commands.add_parser(
             module.__name__.rsplit(".", 1)[-1],
@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except (ValueError, OSError, ImportError) as error:
         known = isinstance(error, OSError) and error.filename and error.strerror
-        message = f"{error.filename}: {error.strerror}" if known else " ".join(str(error).split())
+        advice = "check the name, and that you may read it"
+        message = f"{error.filename}: {error.strerror}; {advice}" if known else " ".join(str(error).split())
         print(f"error: {message}", file=sys.stderr)
         return 2
