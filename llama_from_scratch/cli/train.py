@@ -119,7 +119,7 @@ def run(arguments: argparse.Namespace) -> None:
         with _preparing() as progress:
             steps = given.setdefault("steps", 1000)
             given.setdefault("warmup", min(Recipe.warmup, steps // 10))
-            job = begin(folder, Recipe(**given), progress)
+            job = begin(folder, Recipe(**{"data": (), **given}), progress)  # it says itself that there is no text
     state, tokenizer = fresh_state(job.recipe, device), job.tokenizer()
     if arguments.compile:
         state.model.compile()
