@@ -114,10 +114,6 @@ def test_an_interrupt_saves_and_says_how_to_go_on(number, text, tmp_path):
         (["--vocab-size", "9"], "vocab_size is 9; it must be at least 257"),
         (["--tokenizer", "no-such-model"], "there is no model 'no-such-model'"),
         (["--resume"], "there is no run in {out}; leave --resume out to begin one there"),
-        (
-            ["no-such-text"],
-            "there is no text 'no-such-text'; give a text file, a folder of .txt files, or a named corpus",
-        ),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(arguments, message, text, out, capsys):
@@ -138,6 +134,12 @@ def test_a_prompt_that_is_too_long(text, out, capsys):
     assert capsys.readouterr().err == message
     assert main(["train", "--out", out, "--resume", "--prompt", "the 17"]) == 0
     assert "--- a sample at step 2\nthe 17" in capsys.readouterr().out
+
+
+def test_a_text_that_is_not_there(out, capsys):
+    assert main(["train", "nowhere", "--out", out]) == 2
+    assert capsys.readouterr().err.startswith("error: there is no text 'nowhere'; give a text file, a folder of .txt")
+    assert not os.path.exists(out)
 
 
 def test_no_text_at_all(out, capsys):
