@@ -62,10 +62,11 @@ class Setting:
         return self.prompt.device
 
 
-def cost_card(setting: Setting, model: Llama) -> dict:
+def cost_card(setting: Setting, model: Llama, compute: torch.dtype | None = None) -> dict:
     """What one decoding step of `model` costs on paper at the middle of the run, and what the machine can do."""
     config, (batch, seq) = setting.model.config, setting.prompt.shape
     dtype = setting.model.embedding.weight.dtype
+    compute = compute or dtype
     context = seq + setting.n_tokens // 2
     return {
         "parameters": sum(parameters(config).values()),
@@ -74,8 +75,8 @@ def cost_card(setting: Setting, model: Llama) -> dict:
         "cache a token, bytes": cache_bytes_per_token(config, dtype.itemsize),
         "FLOPs a token": sum(forward_flops(config, context).values()),
         "copy, bytes/s": copy_bandwidth(setting.device, setting.clock),
-        f"matrix product in {str(dtype).removeprefix('torch.')}, FLOP/s": matmul_rate(
-            setting.device, setting.clock, dtype
+        f"matrix product in {str(compute).removeprefix('torch.')}, FLOP/s": matmul_rate(
+            setting.device, setting.clock, compute
         ),
     }
 
@@ -137,7 +138,7 @@ def prefill(setting: Setting, ways: Sequence[Way], peers: Sequence[Peer]) -> dic
 
 
 def train(setting: Setting, ways: Sequence[Way], peers: Sequence[Peer]) -> dict:
-    """Seconds for one step: loss, gradients and AdamW, on the same tokens."""
+    """Seconds for one step: loss, gradients and AdamW, on the same tokens. On a GPU products are in bf16 (autocast)."""
     if any(way.quantise or way.fuse for way in ways) or "llama.cpp" in peers:
         raise ValueError("train runs the plain model, compiled or not, against transformers; leave out the rest")
     entrants: dict[str, Callable[[Tensor], Tensor]] = {}
@@ -152,7 +153,7 @@ def train(setting: Setting, ways: Sequence[Way], peers: Sequence[Peer]) -> dict:
         for name, step in entrants.items()
     }
     times, peak = in_turns(tasks, setting.rounds), peak_memory(setting.device)
-    card = cost_card(setting, setting.model)
+    card = cost_card(setting, setting.model, torch.bfloat16 if setting.device.type == "cuda" else None)
     batch, seq = setting.prompt.shape
     rows = _rows(times, batch * seq)
     flops = batch * seq * training_flops(setting.model.config, seq)
@@ -177,7 +178,9 @@ def _step(model: torch.nn.Module, logits: Callable[[Tensor], Tensor]) -> Callabl
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
     def step(tokens: Tensor) -> Tensor:
-        loss = F.cross_entropy(logits(tokens)[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten())
+        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=tokens.device.type == "cuda"):
+            scores = logits(tokens)[:, :-1].flatten(0, 1)
+        loss = F.cross_entropy(scores.float(), tokens[:, 1:].flatten())
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -123,7 +123,7 @@ def _model(arguments: argparse.Namespace) -> Llama:
         with torch.device(device):
             torch.set_default_dtype(dtype)
             try:
-                return Llama(LlamaConfig.preset(arguments.model)).eval()
+                return Llama(LlamaConfig.preset(arguments.model)).to(device).eval()
             finally:
                 torch.set_default_dtype(torch.float32)
     with loading(arguments.model):

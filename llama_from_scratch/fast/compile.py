@@ -11,6 +11,10 @@ from ..model import Llama
 # the first.
 Scope = Literal["blocks", "step"]
 
+# The first is what mode="reduce-overhead" means. The second lets the compiler write a product with one row as a sum of
+# its own, into which the conversion of int8 weights is fused.
+CUDA_OPTIONS = {"triton.cudagraphs": True, "coordinate_descent_tuning": True}
+
 
 def check_compiler(device: torch.device) -> None:
     """Raise RuntimeError, in plain words, where torch.compile has no C++ compiler to work with."""

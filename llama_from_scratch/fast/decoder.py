@@ -12,7 +12,7 @@ from ..generation import Sampling
 from ..generation.prompt import PIECE, as_tokens, check_request, seen_tokens
 from ..generation.sampling import distribution, next_token
 from ..model import Llama
-from .compile import Scope, check_compiler, compile_blocks
+from .compile import CUDA_OPTIONS, Scope, check_compiler, compile_blocks
 from .fixed_cache import FixedCache
 
 GREEDY = Sampling()
@@ -74,8 +74,8 @@ class Decoder:
         if compile == "blocks":
             compile_blocks(model)
         elif compile == "step":
-            mode = "reduce-overhead" if weight.device.type == "cuda" else None
-            self._step = torch.compile(self.step, fullgraph=True, dynamic=False, mode=mode)
+            options = CUDA_OPTIONS if weight.device.type == "cuda" else None
+            self._step = torch.compile(self.step, fullgraph=True, dynamic=False, options=options)
 
     def step(
         self,
@@ -106,7 +106,8 @@ class Decoder:
         Not compiled: the products are large, and a program for each length would take longer than it saves.
         """
         start = 0
-        for piece in tokens.split(PIECE, dim=1):
+        # On a GPU one pass, whose causal mask is never written out, is quicker; on a CPU pieces need less memory.
+        for piece in tokens.split(PIECE if tokens.device.type == "cpu" else tokens.shape[1], dim=1):
             end = start + piece.shape[1]
             slots, mask = self.columns[start:end], None
             positions = slots.expand(len(piece), -1)

@@ -15,8 +15,8 @@ KINDS = {"int8": Int8Linear, "int4": Int4Linear}
 def quantise(model: Llama, bits: Bits) -> None:
     """Quantise, in place, the matrices of every block and the output projection.
 
-    The output projection is int8 in both cases: it decides between tokens directly, and int4 costs it most. The
-    embedding table is read a row at a time and stays as it is, as do the norms, the stream and the cache.
+    The output projection is int8 in both cases, as files of 4-bit weights store it in 8 bits, too. The embedding
+    table is read a row at a time and stays as it is, as do the norms, the stream and the cache.
 
     Raises:
         ValueError: for other `bits`; if int4 does not fit the model's width.
