@@ -1,0 +1,148 @@
+"""The decoder writes what `generate` writes: eager and compiled, alone and in a batch, padded, stopped, drawn."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from llama_from_scratch import Llama, LlamaConfig
+from llama_from_scratch.fast import Decoder, FixedCache, prepare
+from llama_from_scratch.fast.decoder import race
+from llama_from_scratch.generation import Sampling, generate, generate_batch
+
+CONFIG = LlamaConfig(97, 64, 2, 8, 2, 16, 96, rope_theta=10_000.0, max_seq_len=160)
+PROMPTS = [[5, 9, 60, 33], [7], list(range(1, 12))]
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Weights large enough that attention matters and no two tokens are nearly equally likely."""
+    torch.manual_seed(1)
+    model = Llama(CONFIG).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(1 if weight.dim() == 1 else 0, 0.2)
+    return model
+
+
+def test_greedy_tokens_over_64_steps(model):
+    decoder = Decoder(prepare(model), 1, 128)
+    for prompt in PROMPTS:
+        assert list(decoder.generate(prompt, 64)) == list(generate(model, prompt, 64))
+
+
+def test_it_stops_and_starts_anew(model):
+    decoder = Decoder(prepare(model), 1, 128)
+    wanted = list(generate(model, PROMPTS[0], 30))
+    stop = wanted[20]
+    assert list(decoder.generate(PROMPTS[0], 30, stop_ids=[stop])) == wanted[: wanted.index(stop)]
+    assert list(decoder.generate(PROMPTS[0], 1)) == wanted[:1]
+    assert list(decoder.generate(PROMPTS[1], 30)) == list(generate(model, PROMPTS[1], 30))
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """What tests/compiled_decoder.py found: in a process without run-time checks of types, which cannot be compiled."""
+    script = Path(__file__).parent / "compiled_decoder.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=1500)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("scope", ["blocks", "step"])
+class TestCompiled:
+    def test_greedy_tokens_over_64_steps(self, compiled, scope):
+        assert compiled[scope]["tokens"] == compiled["eager"]["tokens"] and len(compiled["eager"]["tokens"][0]) == 64
+
+    def test_logits(self, compiled, scope):
+        """Of 64 steps, beside one pass of the plain model over the whole text."""
+        assert compiled[scope]["largest difference of logits"] < 1e-4
+
+    def test_no_recompilation_over_64_steps(self, compiled, scope):
+        """The program of the first step serves all others, texts of other lengths too."""
+        assert compiled[scope]["programs"] == 1
+
+    def test_stops(self, compiled, scope):
+        assert compiled[scope]["stopped"] == compiled["eager"]["stopped"]
+        assert 0 < len(compiled["eager"]["stopped"]) < 30
+
+    def test_a_padded_batch(self, compiled, scope):
+        assert compiled[scope]["batch"] == compiled["eager"]["batch"]
+
+    @pytest.mark.parametrize("bits", ["int8", "int4"])
+    def test_quantised(self, compiled, scope, bits):
+        assert compiled[scope][bits] == compiled["eager"][bits]
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["what is filled", "whole cache"])
+@pytest.mark.parametrize("check_every", [1, 4, 100])
+def test_a_batch_with_padding_and_stops(model, whole, check_every):
+    wanted = generate_batch(model, PROMPTS, 24)
+    stop = wanted[1][7]
+    decoder = Decoder(prepare(model), 3, 64, check_every=check_every)
+    decoder.whole = whole  # as on a GPU, where every step is one program
+    assert decoder.generate_batch(PROMPTS, 24) == wanted
+    assert decoder.generate_batch(PROMPTS, 24, stop_ids=[stop]) == generate_batch(model, PROMPTS, 24, stop_ids=[stop])
+
+
+def test_long_prompts_in_pieces(model, monkeypatch):
+    monkeypatch.setattr("llama_from_scratch.fast.decoder.PIECE", 16)
+    prompts = [list(range(1, 60)), list(range(3, 40))]
+    assert Decoder(prepare(model), 2, 128).generate_batch(prompts, 12) == generate_batch(model, prompts, 12)
+
+
+def test_repetition_penalty(model):
+    rule = Sampling(repetition_penalty=1.7)
+    wanted = list(generate(model, PROMPTS[0], 24, rule))
+    assert wanted != list(generate(model, PROMPTS[0], 24))
+    assert list(Decoder(prepare(model), 1, 64).generate(PROMPTS[0], 24, rule)) == wanted
+
+
+def test_seeds_and_draws(model):
+    decoder = Decoder(prepare(model), 1, 64)
+    rule = Sampling(temperature=1.0, seed=3)
+    first = list(decoder.generate(PROMPTS[0], 20, rule))
+    assert first == list(decoder.generate(PROMPTS[0], 20, rule))
+    assert first != list(decoder.generate(PROMPTS[0], 20, Sampling(temperature=1.0, seed=4)))
+    assert list(decoder.generate(PROMPTS[0], 20, Sampling(temperature=1.0, top_k=1))) == list(
+        decoder.generate(PROMPTS[0], 20)
+    )
+
+
+def test_the_race_is_a_fair_draw():
+    """Each token as often as its probability says: chi-square over 40,000 draws, 5 degrees of freedom, p = 0.0001."""
+    logits = torch.tensor([[0.0, 1.0, 2.0, -1.0, 0.5, 1.5, 9.0]])
+    rule = Sampling(temperature=0.7, top_k=6)
+    logits[0, 6] = -20.0
+    draws = race(logits.expand(40_000, -1), rule, torch.empty(40_000, 7).exponential_(), None)
+    expected = (logits / 0.7)[0, :6].softmax(-1) * 40_000
+    found = draws.bincount(minlength=7)
+    assert found[6] == 0
+    assert ((found[:6] - expected) ** 2 / expected).sum() < 25.7
+
+
+def test_mistakes(model, as_users_run_it):
+    with pytest.raises(ValueError, match="capacity is 161; each must be at least 1, and the capacity at most 160"):
+        Decoder(model, capacity=161)
+    with pytest.raises(ValueError, match="need room for 70; this decoder has 64"):
+        Decoder(model, capacity=64).generate(range(10), 61)
+    with pytest.raises(ValueError, match="there are 2 prompts; this decoder was made for 1"):
+        Decoder(model, capacity=64).generate_batch([[1], [2]], 3)
+    with pytest.raises(ValueError, match="the prompt is empty"):
+        Decoder(model, capacity=64).generate([], 3)
+    with pytest.raises(ValueError, match="the cache holds 8 tokens and 9 are needed"):
+        FixedCache(CONFIG, 1, 8).aim(torch.tensor([8]), 9)
+
+
+def test_without_a_compiler(model, monkeypatch):
+    from torch._inductor import cpp_builder
+
+    def none_found():
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none_found)
+    with pytest.raises(RuntimeError, match=r"needs a C\+\+ compiler and none was found; install g\+\+"):
+        Decoder(model, capacity=64, compile="blocks")
