@@ -87,23 +87,7 @@ def test_the_kernels_multiply(kind, rows):
     found, exact = layer(x), F.linear(x, meaning(layer), bias)
     size = (x.abs() @ meaning(layer).abs().T).amax()
     assert found.dtype == torch.float32 and found.shape == exact.shape
-    assert (found - exact).abs().max() < size * (2**-8 if rows <= WIDE or kind == "int8" else 1e-6)
-
-
-def test_long_prompts_in_int8():
-    """By hand in fp64 with the same codes: the kernel adds whole numbers, so only the last factors round."""
-    layer = Int8Linear(linear(torch.randn(96, 128)))
-    if not layer.whole_numbers:
-        pytest.skip("this CPU has no VNNI")
-    x = torch.randn(WIDE + 1, 128) * torch.logspace(-3, 3, WIDE + 1)[:, None]
-    x[5] = 0
-    scale = x.abs().amax(dim=1, keepdim=True) / 127
-    codes = torch.where(scale > 0, x / scale, 0).round()
-    exact = (codes.double() @ layer.codes.T.double()) * scale * layer.scale
-    assert torch.allclose(layer(x).double(), exact, rtol=1e-5, atol=0)
-    assert (layer(x)[5] == 0).all()
-    layer.whole_numbers = False  # as on another CPU
-    assert torch.allclose(layer(x), F.linear(x, meaning(layer)), rtol=1e-4, atol=1e-4)
+    assert (found - exact).abs().max() < size * (2**-8 if rows <= WIDE else 1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -103,7 +103,7 @@ def page() -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Drawn by `python tools/benchmarks.py` from the files in this folder; nothing here is typed in.",
+        "Drawn by `python tools/benchmarks.py` from the files in this folder; no number here is typed in.",
         "Each file holds the device, the versions, the command and the date of its run. All contestants of a file",
         "ran in turns in one process, on the same weights and tokens; ratios are medians over the rounds.",
         "",
@@ -121,6 +121,7 @@ def page() -> str:
         measured = None if None in both else first_row("seconds")(both[1]) / first_row("seconds")(both[0])
         lines.append(row(what, wanted, measured, small))
     lines += ["", "`waits`: not measured yet; the command in that row measures it.", ""]
+    lines += (FOLDER / "notes.md").read_text(encoding="utf-8").splitlines() + [""]
     for name in CPU | GPU:
         result = read(name)
         if result is not None:

@@ -27,10 +27,7 @@ def _next_up(x: BFloat16[Tensor, "n"]) -> BFloat16[Tensor, "n"]:
 
 
 class Int8Linear(nn.Module):
-    """A linear layer from `quantise_rows`. Reads 1 byte for each weight, and computes in bf16 with fp32 sums.
-
-    For many rows at a time, where computing and not reading takes the time, it computes in int8 if the CPU can.
-    """
+    """A linear layer from `quantise_rows`. Reads 1 byte for each weight, and computes in bf16 with fp32 sums."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -38,34 +35,14 @@ class Int8Linear(nn.Module):
         self.register_buffer("codes", codes)
         self.register_buffer("scale", scale)
         self.bias = linear.bias
-        # Where the CPU has instructions for sums of 8-bit products (VNNI), long prompts are multiplied in int8.
-        self.whole_numbers = codes.device.type == "cpu" and torch.cpu._is_vnni_supported()
-        if self.whole_numbers:
-            self.packed = torch.ops.onednn.qlinear_prepack(codes, None)
 
     def forward(self, x: Float[Tensor, "*batch inp"]) -> Float[Tensor, "*batch out"]:
         rows = x.reshape(-1, x.shape[-1])
         if x.device.type != "cpu":  # compiled, the conversion becomes part of the product: no bf16 weights are written
             y = F.linear(rows.bfloat16(), self.codes.bfloat16()) * self.scale
-        elif len(rows) > WIDE and self.whole_numbers:
-            y = self._multiply_in_int8(rows.float())
         elif len(rows) > WIDE:
             y = F.linear(rows, self.codes.to(x.dtype) * self.scale[:, None].to(x.dtype))
         else:  # this kernel is quick with bf16 input only
             y = torch.ops.aten._weight_int8pack_mm(rows.bfloat16(), self.codes, self.scale)
         y = y.to(x.dtype).view(*x.shape[:-1], -1)
         return y if self.bias is None else y + self.bias
-
-    def _multiply_in_int8(self, rows: Float[Tensor, "rows inp"]) -> Float[Tensor, "rows out"]:
-        """Each row of input gets a scale of its own, as each row of weights has; the sums of products are exact.
-
-        The instruction wants one factor without a sign: 128 is added to the input, and the kernel takes it off again.
-        """
-        scale = (rows.abs().amax(dim=1, keepdim=True) / 127).clamp(min=torch.finfo(torch.float32).tiny)
-        codes = (rows / scale).round().add(128).to(torch.uint8)
-        no_zero_points = torch.zeros(len(self.scale), dtype=torch.int32)
-        result = (None, 1.0, 0, torch.float32, "none", [], "")  # no bias, and numbers as they are: no rounding, fp32
-        products = torch.ops.onednn.qlinear_pointwise(
-            codes, 1.0, 128, self.packed, self.scale.float(), no_zero_points, *result
-        )
-        return products * scale
