@@ -9,7 +9,7 @@ from tiny import TINY, tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 
 from llama_from_scratch import KVCache, Llama, RopeScaling
-from llama_from_scratch.generation import GrowingCache, fan_out, generate, generate_samples, prompt
+from llama_from_scratch.generation import GrowingCache, fan_out, generate, generate_batch, generate_samples, prompt
 from llama_from_scratch.generation.caches import rewind_to_shared
 from llama_from_scratch.generation.prompt import run_prompt
 
@@ -248,6 +248,18 @@ def test_a_model_with_dynamic_scaling_reads_its_prompt_at_once(monkeypatch):
     assert list(generate(model, text, 20)) == whole
     monkeypatch.setattr(prompt, "is_same_in_pieces", lambda _: True)
     assert list(generate(model, text, 20)) != whole  # so the exception is needed
+
+
+def test_dynamic_scaling_in_samples_and_batches():
+    """Several texts are what each is alone, or are refused; behind 100 tokens the keys differ from those behind 3."""
+    model = tiny_model(replace(TINY, max_seq_len=256, rope_scaling=RopeScaling("dynamic", 4.0, original_max_seq_len=8)))
+    text, short = torch.randint(97, (100,)).tolist(), [5, 17, 80]
+    for ids in (text, text[:9], [7]):
+        assert generate_samples(model, ids, 2, 30) == [list(generate(model, ids, 30))] * 2
+    pair = [short, [80, 17, 5]]
+    assert generate_batch(model, pair, 30) == [list(generate(model, ids, 30)) for ids in pair]
+    with pytest.raises(ValueError, match="its RoPE scaling is dynamic, .*; generate one by one, or in batches of one"):
+        generate_batch(model, [text, short], 30)
 
 
 def test_samples_compute_the_prompt_once(small):

@@ -10,6 +10,7 @@ from tiny import TINY, tiny_model
 
 from llama_from_scratch import Llama
 from llama_from_scratch.checkpoint.embedded import EMBEDDED
+from llama_from_scratch.fast import prepare
 from llama_from_scratch.generation import Evaluation, attention_maps, evaluate, generate, log_probs, token_log_probs
 from llama_from_scratch.tokenizer import load_tokenizer
 
@@ -81,6 +82,11 @@ def test_attention_maps_are_those_of_transformers(case):
     assert found.shape == (3, 2, 8, 64, 64)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     assert expected.max() > 0.9 and expected.std() > 0.02  # far from uniform
+
+
+def test_attention_maps_of_a_fused_model(small):
+    tokens = torch.tensor([[5, 17, 80, 3, 3, 41, 9]])
+    torch.testing.assert_close(attention_maps(prepare(small), tokens), attention_maps(small, tokens), rtol=0, atol=1e-5)
 
 
 def test_looking_leaves_the_model_as_it_was(small):

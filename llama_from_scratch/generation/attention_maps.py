@@ -22,11 +22,10 @@ def attention_maps(model: Llama, tokens: Int[Tensor, "batch seq"]) -> Float[Tens
 
     def look(attention: Attention, arguments: tuple) -> None:
         x, cos, sin, mask, _cache = arguments
-        q, k = (
-            rotate(project(x).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2), cos, sin)
-            for project in (attention.q_proj, attention.k_proj)
+        q, k, _v = (
+            projected.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for projected in attention.project(x)
         )
-        maps.append(attention_weights(q, k, mask))
+        maps.append(attention_weights(rotate(q, cos, sin), rotate(k, cos, sin), mask))
 
     hooks = [block.attention.register_forward_pre_hook(look) for block in model.blocks]
     try:

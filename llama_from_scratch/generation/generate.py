@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..cache import KVCache
 from ..model import Llama
-from .caches import fan_out
+from .caches import fan_out, is_same_in_pieces
 from .prompt import as_tokens, check_request, new_cache, run_prompt, seen_tokens
 from .sampling import Sampling, next_token
 
@@ -60,13 +60,19 @@ def generate_batch(
     those of single runs; sampled rows draw from one common source of chance.
 
     Raises:
-        ValueError: as `generate`, and if there are no prompts.
+        ValueError: as `generate`; if there are no prompts; for unequal ones and a model with dynamic NTK scaling, which
+            would turn the keys of each by the length of the longest.
     """
     if not prompts:
         raise ValueError("there are no prompts; give at least one")
     check_request(model, prompts, max_new_tokens, sampling)
     longest = max(map(len, prompts))
     pads = [longest - len(prompt) for prompt in prompts]
+    if any(pads) and not is_same_in_pieces(model.config):
+        raise ValueError(
+            "a batch would change what this model writes behind the shorter prompts: its RoPE scaling is dynamic, "
+            "which turns keys by how long the text is so far; generate one by one, or in batches of one length"
+        )
     tokens = as_tokens(model, [[0] * pad + list(prompt) for pad, prompt in zip(pads, prompts, strict=True)])
     real = None
     if any(pads):
@@ -85,7 +91,7 @@ def generate_samples(
     sampling: Sampling = GREEDY,
     stop_ids: Collection[int] = (),
 ) -> list[list[int]]:
-    """Continue one prompt n times, each until its own stop. The prompt is computed once.
+    """Continue one prompt n times, each until its own stop. The prompt is computed once (but see `is_same_in_pieces`).
 
     All draw from one source of chance, so they differ, and one seed gives the same n texts again. Greedy, they are
     all the same.
@@ -111,13 +117,14 @@ def stream_samples(
 
     def steps() -> Iterator[list[int | None]]:
         cache = new_cache(model, 1, len(prompt_ids) + max_new_tokens - 1)
-        first, last = as_tokens(model, [prompt_ids]).split([len(prompt_ids) - 1, 1], dim=1)
+        shared = len(prompt_ids) - 1 if is_same_in_pieces(model.config) else 0  # tokens that are computed once
+        first, last = as_tokens(model, [prompt_ids]).split([shared, len(prompt_ids) - shared], dim=1)
         with torch.inference_mode():
             if first.shape[1]:
                 run_prompt(model, first, cache)
             cache = fan_out(cache, n)
         seen = seen_tokens(model, [prompt_ids] * n, sampling)
-        yield from _steps(model, last.expand(n, 1), cache, max_new_tokens, sampling, stop_ids, seen)
+        yield from _steps(model, last.expand(n, -1), cache, max_new_tokens, sampling, stop_ids, seen)
 
     return steps()
 
