@@ -11,6 +11,8 @@ from llama_from_scratch.checkpoint.names import NAMES
 from llama_from_scratch.plots import COLOUR
 
 BOOK = Path(__file__).resolve().parents[1] / "book"
+PACKAGE = BOOK.parent / "llama_from_scratch"
+OFF_THE_PAGE = {"__main__", "cli", "bench"}  # commands: their help says what they do
 
 
 def rows(page: str, heading: str) -> list[list[str]]:
@@ -79,3 +81,26 @@ def test_numbers_of_smollm2_under_notation():
 def test_colours_under_notation():
     shown = [re.search(r"#\w+", colour).group() for colour, _ in rows("notation.md", "colour")]
     assert shown == [colour for idea, colour in COLOUR.items() if idea != "faint"]
+
+
+def test_every_part_of_the_package_is_on_the_page_about_it():
+    page = (BOOK / "api.md").read_text(encoding="utf8")
+    shown = set(re.findall(r"^\.\. automodule:: llama_from_scratch\.(\w+)", page, re.MULTILINE))
+    parts = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert shown == parts - {"__init__"} - OFF_THE_PAGE
+
+
+def test_every_paper_that_the_package_names_is_in_the_bibliography():
+    known = set(re.findall(r"eprint\s*=\s*\{([\d.]+)\}", (BOOK / "references.bib").read_text(encoding="utf8")))
+    for file in sorted(PACKAGE.rglob("*.py")):
+        named = set(re.findall(r"arXiv[\s#]+(\d{4}\.\d{4,5})", file.read_text(encoding="utf8")))
+        assert named <= known, file.name
+
+
+def test_glossary_is_in_order_and_explains_its_own_words():
+    text = (BOOK / "glossary.md").read_text(encoding="utf8").split("```")[1].partition("\n")[2]
+    entries = [[line for line in entry.splitlines() if not line.startswith(" ")] for entry in text.split("\n\n")]
+    first = [re.sub(r"[^a-z]", "", names[0].lower()) for names in entries]
+    assert first == sorted(first)
+    used = re.findall(r"\{term\}`(?:[^`<]*<)?([^`<>]+)>?`", text)
+    assert {term.lower() for term in used} <= {name.lower() for names in entries for name in names}
