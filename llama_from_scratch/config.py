@@ -50,10 +50,10 @@ class RopeScaling:
         if self.kind != "linear" and not _is_count(self.original_max_seq_len):
             raise ValueError(
                 f"rope_scaling {self.kind!r} needs original_max_seq_len, the context length of training in tokens; "
-                f"it is {self.original_max_seq_len!r}"
+                f"it is {self.original_max_seq_len!r} and must be a whole number of at least 1"
             )
         if not 0 < self.low_freq_factor < self.high_freq_factor or not 0 < self.beta_slow < self.beta_fast:
-            raise ValueError("rope_scaling needs 0 < low_freq_factor < high_freq_factor and 0 < beta_slow < beta_fast")
+            raise ValueError("rope_scaling must have 0 < low_freq_factor < high_freq_factor, 0 < beta_slow < beta_fast")
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _preset(
     )
 
 
-# Sources: Meta's params.json and the config.json of each released repository.
+# Sources: Meta's params.json and the config.json of each released repository; the last one comes with this package.
 # fmt: off
 PRESETS: dict[str, LlamaConfig] = {
     #                                vocab    dim layers heads kv  ffn_dim  theta  context
@@ -153,5 +153,6 @@ PRESETS: dict[str, LlamaConfig] = {
     "SmolLM2-135M":           _preset(49152,   576,  30,   9,   3,  1536, 1e5,   8192, tied=True),
     "SmolLM2-360M":           _preset(49152,   960,  32,  15,   5,  2560, 1e5,   8192, tied=True),
     "SmolLM2-1.7B":           _preset(49152,  2048,  24,  32,  32,  8192, 1.3e5, 8192, tied=True),
+    "Folio-6M":               _preset(4096,    256,   6,   8,   4,   704, 1e4,    256, tied=True),  # our own
 }
 # fmt: on

@@ -1,10 +1,11 @@
 """Released weights in, models out.
 
 A name is one of
-- "SmolLM2-135M-Instruct", the model that comes with the project;
+- "SmolLM2-135M-Instruct" or "Folio-6M", the models that come with the project;
 - the path of a GGUF file;
 - the path of a Hugging Face folder (config.json and safetensors), or of one .safetensors file in such a folder;
 - the path of a folder in Meta's layout (params.json and consolidated.00.pth), or of one such .pth file;
+- the path of a run folder of `training`, which means its latest save;
 - "organisation/name" on the Hugging Face hub, fetched once through `huggingface_hub`.
 
 Nothing that could run code is ever unpickled: of Meta's .pth files only the tensors are read, and all other .pth, .bin,

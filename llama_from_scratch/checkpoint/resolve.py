@@ -4,15 +4,15 @@ import re
 from pathlib import Path
 
 from ..config import PRESETS
-from .embedded import EMBEDDED, embedded_path
+from .embedded import EMBEDDED, FOLIO, embedded_path, folio_path
 from .files import is_meta
 from .run_folder import saves_in
 from .stored import PICKLES, CheckpointError
 
 ALLOWED = (
-    f'give "{EMBEDDED}" (the model that comes with the project), the path of a GGUF file, the path of a folder with '
-    "config.json and safetensors or with params.json and consolidated.00.pth, "
-    'or "organisation/name" on the Hugging Face hub'
+    f'give "{EMBEDDED}" or "{FOLIO}" (the models that come with the project), the path of a GGUF file, the path of a '
+    "folder with config.json and safetensors or with params.json and consolidated.00.pth, the folder of a training "
+    'run, or "organisation/name" on the Hugging Face hub'
 )
 
 
@@ -26,6 +26,8 @@ def resolve(name: str | Path, *, weights: bool = True) -> Path:
     """
     if name == EMBEDDED:
         return embedded_path()
+    if name == FOLIO:
+        return folio_path()
     if not str(name):  # to a Path, nothing is the current folder
         raise CheckpointError(f"there is no model ''; {ALLOWED}")
     path = Path(name).expanduser()
