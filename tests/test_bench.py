@@ -10,7 +10,7 @@ import torch
 
 from llama_from_scratch import Llama, LlamaConfig
 from llama_from_scratch.bench import ceilings, measure, runs
-from llama_from_scratch.bench.card import bytes_read
+from llama_from_scratch.bench.card import bytes_read, machine
 from llama_from_scratch.bench.ceilings import copy_bandwidth, matmul_rate
 from llama_from_scratch.bench.contestants import Fast, Plain, Transformers
 from llama_from_scratch.bench.measure import Times, in_turns
@@ -140,6 +140,11 @@ def test_the_first_loss_of_both_is_the_same(setting):
     first, second = ([float(step(setting.prompt)) for _ in range(3)] for step in steps)
     assert first == pytest.approx(second, rel=1e-4)
     assert first[2] < first[0]
+
+
+def test_the_command_is_told_without_the_place_of_its_result(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["lfs", "bench", "decode", "--json", "/home/me/x.json", "--rounds", "2"])
+    assert machine(CPU)["command"] == "python -m llama_from_scratch bench decode --rounds 2"
 
 
 def test_memory_is_counted():

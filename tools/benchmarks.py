@@ -23,6 +23,8 @@ PROGRAM = "python -m llama_from_scratch"
 
 CPU = {
     "cpu-decode": "bench decode --each --against transformers llama.cpp --threads 2",
+    "cpu-decode-step": "bench decode --fuse --quantise int4 --compile step --against transformers llama.cpp "
+    "--threads 2",
     "cpu-prefill": "bench prefill --each --against transformers llama.cpp --threads 2",
     "cpu-load": "bench load --against transformers llama.cpp --threads 2 --rounds 3",
     "cpu-quality": "bench quality --each --file README.md --prompt 512 --threads 2",
@@ -72,8 +74,10 @@ def first_row(column: str) -> Callable[[dict], float]:
 
 
 TARGETS = [
-    Target("CPU decode, against transformers eager fp32", "cpu-decode", 4, times_as_fast("transformers")),
-    Target("CPU decode, against llama.cpp on the same file", "cpu-decode", 0.8, times_as_fast("llama.cpp")),
+    Target("CPU decode by blocks, against transformers eager fp32", "cpu-decode", 4, times_as_fast("transformers")),
+    Target("CPU decode by blocks, against llama.cpp on the same file", "cpu-decode", 0.8, times_as_fast("llama.cpp")),
+    Target("CPU decode by steps, against transformers eager fp32", "cpu-decode-step", 4, times_as_fast("transformers")),
+    Target("CPU decode by steps, against llama.cpp, same file", "cpu-decode-step", 0.8, times_as_fast("llama.cpp")),
     Target("CPU prefill, against transformers", "cpu-prefill", 1.5, times_as_fast("transformers")),
     Target(
         "Loading the GGUF file, against transformers", "cpu-load", 10, lambda result: seconds(result, "transformers")
@@ -103,9 +107,11 @@ def page() -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Drawn by `python tools/benchmarks.py` from the files in this folder; no number here is typed in.",
+        "Drawn by `python tools/benchmarks.py` from the files in this folder; no number in a table is typed in.",
         "Each file holds the device, the versions, the command and the date of its run. All contestants of a file",
         "ran in turns in one process, on the same weights and tokens; ratios are medians over the rounds.",
+        "`clock cpu` in a command means that the machine had other work: seconds are then those that the process was",
+        "at work, with one thread. `python tools/benchmarks.py --run cpu` takes all of them anew, on a quiet machine.",
         "",
         "## Targets",
         "",
@@ -140,7 +146,7 @@ def section(name: str, result: dict) -> list[str]:
     machine = result["machine"]
     about = [f"{key} {value}" for key, value in machine.items() if key not in ("command", "date", "device")]
     lines = [f"## {name}", "", f"{machine['device']}, {machine['date']}; {', '.join(about)}.", ""]
-    lines += [f"`{command(name)}`", ""]
+    lines += [f"`{machine['command']}`", ""]
     columns = [column for column in max(result["rows"].values(), key=len) if column != "rounds"]
     lines += [f"| | {' | '.join(columns)} |", f"| --- |{' ---: |' * len(columns)}"]
     for who, found in result["rows"].items():

@@ -29,9 +29,13 @@ def bytes_read(model: Llama) -> int:
 
 def machine(device: torch.device) -> dict[str, str | int]:
     """The device, the versions, the command and the date."""
+    arguments = sys.argv[1:]
+    if "--json" in arguments:  # where the result is written is no part of how it came about
+        at = arguments.index("--json")
+        arguments = arguments[:at] + arguments[at + 2 :]
     found: dict[str, str | int] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python -m llama_from_scratch", *sys.argv[1:]]),
+        "command": " ".join(["python -m llama_from_scratch", *arguments]),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu(),
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
