@@ -270,7 +270,7 @@ def test_what_commands_a_terminal_is_shown_there_instead(monkeypatch, capsys):
         (["generate", "a\x04"], "cannot spell"),
         (["generate", "a\udcff"], "not valid Unicode"),
         (["generate", "x", "--max-new-tokens", "0"], "max_new_tokens is 0"),
-        (["generate", "x", "--max-new-tokens", "many"], "invalid int value: 'many'"),
+        (["generate", "x", "--max-new-tokens", "many"], "it must be a whole number"),
         (["generate", "x", "--max-new-tokens", "8192"], "ask for at most 8191"),
         (["generate", "x " * 9000], "the model's context is 8192"),
         (["generate", "x", "--temperature", "-1"], "temperature is -1.0; it must be 0"),

@@ -73,23 +73,27 @@ def replacing(folder: Path, overwrite: bool, with_tokenizer: bool) -> Iterator[P
         CheckpointError: if `folder` is a file, is the current folder, holds a model and `overwrite` is False, or cannot
             be written.
     """
-    folder = folder.resolve()  # a link stays a link; what it points to is replaced
+    name, folder = folder, folder.resolve()  # a link stays a link; what it points to is replaced
     if folder.exists() and not folder.is_dir():
-        raise CheckpointError(f"{folder} is a file; give the name of a folder")
+        raise CheckpointError(f"{name} is a file; give the name of a folder")
     if Path.cwd().is_relative_to(folder):
         raise CheckpointError(
-            f"{folder} is the current folder or holds it, and a folder is replaced as a whole; "
+            f"{name} is the current folder or holds it, and a folder is replaced as a whole; "
             "save to a folder inside it, such as ./model"
+        )
+    if folder.is_mount():
+        raise CheckpointError(
+            f"{folder} is where a disk begins, and a folder is replaced as a whole; save to a folder inside it"
         )
     staging = folder.with_name(f".{folder.name}.saving")  # siblings: on the same disk, so that renaming is one step
     aside = folder.with_name(f".{folder.name}.old")
     if aside.exists() and not folder.exists():  # killed between the two renames of `_exchange`
         aside.rename(folder)
-    others = list(folder.iterdir()) if folder.exists() else []
-    old = sorted(file.name for file in others if MODEL_FILE.fullmatch(file.name))
+    entries = folder.iterdir() if folder.exists() else []
+    old = sorted(entry.name for entry in entries if MODEL_FILE.fullmatch(entry.name))
     if old and not overwrite:
         raise CheckpointError(
-            f"{folder} already holds a model ({old[0]}); pass overwrite=True to replace it, or choose another folder"
+            f"{name} already holds a model ({old[0]}); pass overwrite=True to replace it, or choose another folder"
         )
     try:
         staging.parent.mkdir(parents=True, exist_ok=True)
@@ -97,19 +101,22 @@ def replacing(folder: Path, overwrite: bool, with_tokenizer: bool) -> Iterator[P
         staging.mkdir()
         yield staging
         for file in staging.iterdir():
+            file.chmod(staging.stat().st_mode & 0o666)  # as the umask says; safetensors lets only the owner read
             with file.open("rb") as written:
                 os.fsync(written.fileno())  # also a power cut finds whole files under the new names
-        for entry in others:
-            replaced = MODEL_FILE.fullmatch(entry.name) or (with_tokenizer and TOKENIZER_FILE.fullmatch(entry.name))
-            if not replaced and not (staging / entry.name).exists():
-                _link(entry, staging / entry.name)
         if folder.exists():
+            for entry in folder.iterdir():  # as it is now: files may have come since the writing began
+                replaced = MODEL_FILE.fullmatch(entry.name) or (with_tokenizer and TOKENIZER_FILE.fullmatch(entry.name))
+                if not replaced and not (staging / entry.name).exists():
+                    _link(entry, staging / entry.name)
             shutil.copymode(folder, staging)
             _exchange(staging, folder, aside)
         else:
             staging.rename(folder)
     except OSError as error:
-        raise CheckpointError(f"{folder} cannot be written ({error}); make room, or choose another folder") from None
+        raise CheckpointError(
+            f"{name} cannot be written ({reason(error)}); make room, or choose another folder"
+        ) from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)  # by now the old model, or the new one that was not finished
 
@@ -136,10 +143,11 @@ def _exchange(new: Path, old: Path, aside: Path) -> None:
         here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE in renameat2(2)
         if libc.renameat2(here, os.fsencode(new), here, os.fsencode(old), exchange) == 0:
             return
+    shutil.rmtree(aside, ignore_errors=True)  # of a save that was killed after both renames
     old.rename(aside)
     try:
         new.rename(old)
-    except OSError:
+    except BaseException:  # Ctrl-C, too
         aside.rename(old)
         raise
     aside.rename(new)
@@ -152,17 +160,53 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: if there is no such file, or something else is in it.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = strict_json(path)
     except FileNotFoundError:
         raise CheckpointError(
             f"{path} is missing; give a folder with config.json and safetensors, or with params.json and "
             "consolidated.00.pth, or the path of a GGUF file"
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({reason(error)}); make it a file that you may read") from None
+    except ValueError as error:
         raise CheckpointError(f"{path} is not JSON ({error}); download it again") from None
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} must hold a JSON object in braces, not a {type(content).__name__}")
+        raise CheckpointError(f"{path} must hold a JSON object in braces; download it again")
     return content
+
+
+def strict_json(path: Path) -> Any:
+    """What a JSON file holds, if it can be understood in one way only.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is no JSON in UTF-8, names something twice in one object, or is nested too deeply.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in found:
+                raise ValueError(f"it names {name!r} twice")
+            found[name] = value
+        return found
+
+    def whole(digits: str) -> int:
+        if len(digits) > 1000:
+            raise ValueError(f"it holds a number of {len(digits)} digits")
+        return int(digits)
+
+    try:
+        return json.loads(path.read_bytes().decode(), object_pairs_hook=once, parse_int=whole)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"its byte {error.start} is not UTF-8") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def reason(error: OSError) -> str:
+    """Why the system refused, without the number and without the path, which the message has named already."""
+    return error.strerror or str(error)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -39,7 +39,7 @@ def format_for(target: Path, format: str | None) -> str:
         raise CheckpointError(f"there is no format {format!r}; known are {', '.join(FORMATS)}")
     if format is not None and (format == "gguf") != (by_name == "gguf"):
         raise CheckpointError(
-            f"{target} does not fit the format {format}; a GGUF file is called something.gguf, "
+            f"{target} does not fit the format {format}; a GGUF file must be called something.gguf, "
             "and the other formats are folders"
         )
     return format or by_name

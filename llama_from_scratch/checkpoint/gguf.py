@@ -3,6 +3,7 @@
 Format: ggml/docs/gguf.md in the llama.cpp repository. Without the package `gguf`, importing this is an ImportError.
 """
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ class GGUFFile(gguf.GGUFReader):
         try:
             super().__init__(path, "c")  # private pages: arrays are writable, as torch wants them, and the file is not
         except (ValueError, KeyError, IndexError, OverflowError, MemoryError) as error:
-            raise CheckpointError(f"{path} is not a whole GGUF file ({error}); download it again") from None
+            why = re.sub(r"np\.\w+\((.*?)\)", r"\1", str(error))
+            raise CheckpointError(f"{path} is not a whole GGUF file ({why}); download it again") from None
 
     def _get(self, offset: Any, dtype: Any, count: Any = 1, override_order: Any = None) -> np.ndarray:
         end = int(offset) + np.dtype(dtype).itemsize * int(count)
@@ -95,7 +97,7 @@ def open_gguf(path: Path) -> Checkpoint:
     stored = {tensor.name: tensor for tensor in file.tensors}
     embedding, divisors = stored.get("token_embd.weight"), stored.pop("rope_freqs.weight", None)
     if embedding is None or len(embedding.shape) != 2:
-        raise CheckpointError(f"{path}: token_embd.weight is missing or not a matrix; a model needs its embedding")
+        raise CheckpointError(f"{path}: token_embd.weight is missing or not a matrix; a model must have its embedding")
     if divisors is not None:
         if len(divisors.shape) != 1 or not divisors.n_elements:
             raise CheckpointError(f"{path}: rope_freqs.weight is not a vector; it must hold one number for each pair")
@@ -129,10 +131,12 @@ def _read(
     device: torch.device | str,
 ) -> Tensor:
     weight = torch.empty(shape, dtype=dtype, device=device)
-    rows, data = weight.view(-1, shape[-1]), tensor.data.reshape(-1, tensor.data.shape[-1])  # a vector is one row
+    data = np.asarray(tensor.data)  # a plain array: slices of a memory map cost more than what is done with them
+    rows, data = weight.view(-1, shape[-1]), data.reshape(-1, data.shape[-1])  # a vector is one row
     step = max(1, CHUNK // shape[-1])
     for i in range(0, len(rows), step):
-        rows[i : i + step] = torch.from_numpy(_dequantise(file, tensor, data[i : i + step]))
+        chunk = data[i : i + step].reshape(1, -1)  # as one row: gguf takes 16 rows at a time, however short they are
+        rows[i : i + step] = torch.from_numpy(_dequantise(file, tensor, chunk)).view(-1, shape[-1])
     return adjacent_to_halves(weight, heads) if heads else weight
 
 

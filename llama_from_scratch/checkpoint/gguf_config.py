@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..config import LlamaConfig, RopeScaling
 from ..rope import rope_frequencies, scaled_frequencies
-from .stored import CheckpointError
+from .stored import CheckpointError, said
 
 SCALING = "llama.rope.scaling."
 SETTINGS = {  # of linear and yarn: GGUF's words and ours
@@ -45,13 +45,13 @@ def config_from_fields(
     def whole(key: str, default: int | None = None) -> int:
         number = fields.get(f"llama.{key}", default)
         if type(number) is not int or number < 1:
-            raise CheckpointError(f"{path}: llama.{key} is {number!r}; it must be a whole number of at least 1")
+            raise CheckpointError(f"{path}: llama.{key} is {said(number)}; it must be a whole number of at least 1")
         return number
 
     def number(key: str, default: float | None = None) -> float:
         number = fields.get(f"llama.{key}", default)
         if type(number) is not float:
-            raise CheckpointError(f"{path}: llama.{key} is {number!r}; it must be a number with a fraction")
+            raise CheckpointError(f"{path}: llama.{key} is {said(number)}; it must be a number with a fraction")
         return _short(number)
 
     def biased(part: str) -> bool:
@@ -132,7 +132,7 @@ def _llama3_scaling(
             return scaling
     raise CheckpointError(
         f"{path}: rope_freqs.weight does not follow the rule of Llama 3.1 for a training context "
-        f"of {training_context}; other rules cannot be loaded"
+        f"of {training_context}, the only rule that can be read from it; use the Hugging Face version of this model"
     )
 
 

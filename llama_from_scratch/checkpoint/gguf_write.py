@@ -14,6 +14,7 @@ from torch import Tensor
 from ..rope import halves_to_adjacent
 from ..tokenizer import Tokenizer
 from ..tokenizer.gguf import UNUSED, gguf_fields
+from .files import reason
 from .gguf import gguf, rotated_heads
 from .gguf_config import check_sayable, config_to_fields, rope_divisors
 from .names import TO_GGUF, translate
@@ -68,7 +69,9 @@ def save_gguf(
                 writer.close()
             os.replace(Path(staging, path.name), path)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be written ({error}); make room, or choose another place") from None
+        raise CheckpointError(
+            f"{path} cannot be written ({reason(error)}); make room, or choose another place"
+        ) from None
 
 
 def _kind(tensor: StoredTensor, stored_type: str) -> str:

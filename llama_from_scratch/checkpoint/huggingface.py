@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..config import LlamaConfig
-from .files import CONFIG, CanSave, read_json, replacing, tokenizer_in, write_json
+from .files import CONFIG, CanSave, read_json, reason, replacing, tokenizer_in, write_json
 from .huggingface_config import config_from_json, config_to_json
 from .names import FROM_HUGGING_FACE, TO_HUGGING_FACE, translate
 from .stored import PICKLES, Checkpoint, CheckpointError, StoredTensor, dtype_to_write, read_to_write
@@ -78,7 +78,7 @@ def save_huggingface(
             try:
                 save_file(weights, folder / file, metadata={"format": "pt"})  # transformers asks for this mark
             except SafetensorError as error:
-                raise OSError(str(error)) from None
+                raise OSError(str(error).rpartition("error: ")[2]) from None
         if len(groups) > 1:
             size = checkpoint.config.n_params * dtype.itemsize
             write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": places})
@@ -127,10 +127,14 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _stored_tensors(path: Path) -> list[StoredTensor]:
     try:
+        path.open("rb").close()  # of a file that may not be read, safe_open says that it does not exist
         file = safe_open(path, framework="pt")
         headers = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118, it is no dict
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file ({error}); download it again") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({reason(error)}); make it a file that you may read") from None
+    except (SafetensorError, ValueError) as error:
+        why = str(error).removeprefix("Error while deserializing header: ").partition(", expected one of")[0]
+        raise CheckpointError(f"{path} is not a whole safetensors file ({why}); download it again") from None
 
     def stored_tensor(name: str, shape: tuple[int, ...], stored_type: str) -> StoredTensor:
         if stored_type not in BYTES:

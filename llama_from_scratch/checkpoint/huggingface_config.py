@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..config import SCALING_KINDS, LlamaConfig, RopeScaling
-from .stored import CheckpointError
+from .stored import CheckpointError, said, to_float
 
 # What our model does; any other value makes another model. A missing key means the first value.
 ALLOWED = {
@@ -17,7 +17,6 @@ ALLOWED = {
     "mlp_bias": (False, True, None),
     "tie_word_embeddings": (False, True, None),
     "partial_rotary_factor": (1.0, None),
-    "quantization_config": (None,),
 }
 
 ORIGINAL = "original_max_position_embeddings"  # the context length of training
@@ -32,6 +31,8 @@ def config_from_json(content: dict[str, Any], path: Path) -> LlamaConfig:
     Raises:
         CheckpointError: naming the key, if this is not a Llama or has a part that we do not model.
     """
+    if content.get("quantization_config") is not None:
+        raise CheckpointError(f"{path}: quantization_config is given; use a version of this model in F32, F16 or BF16")
     for key, allowed in ALLOWED.items():
         if (value := content.get(key, allowed[0])) not in allowed:
             raise CheckpointError(f"{path}: {key} is {value!r}; only {' or '.join(map(repr, allowed))} can be loaded")
@@ -74,15 +75,15 @@ def _config(content: dict[str, Any], rope: dict[str, Any]) -> LlamaConfig:
 def _whole(section: dict[str, Any], key: str, default: int | None = None) -> int:
     value = default if section.get(key) is None else section[key]
     if type(value) is not int or value < 1:
-        raise ValueError(f"{key} is {value!r}; it must be a whole number of at least 1")
+        raise ValueError(f"{key} is {said(value)}; it must be a whole number of at least 1")
     return value
 
 
 def _number(section: dict[str, Any], key: str, default: float | None = None) -> float:
     value = default if section.get(key) is None else section[key]
     if type(value) not in (int, float):
-        raise ValueError(f"{key} is {value!r}; it must be a number")
-    return float(value)
+        raise ValueError(f"{key} is {said(value)}; it must be a number")
+    return to_float(key, value)
 
 
 def _scaling(rope: dict[str, Any], max_seq_len: int) -> RopeScaling | None:

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from ..config import LlamaConfig
 from ..rope import adjacent_to_halves
-from .files import PARAMS, read_json, tokenizer_in
+from .files import PARAMS, read_json, reason, tokenizer_in
 from .meta_config import config_from_params
 from .names import FROM_META, translate
 from .stored import TYPES, Checkpoint, CheckpointError, StoredTensor
 
+SAFER = "use the safetensors or GGUF version of this model"
 SHARD = "consolidated.{:02}.pth"
 EMBEDDING, HEAD = "tok_embeddings.weight", "output.weight"
 # What is divided among several files: the rows of these matrices, or their columns.
@@ -43,7 +44,7 @@ def open_meta(folder: Path) -> Checkpoint:
                 "download both again, they belong to different models"
             )
     if EMBEDDING not in shards[0] or shards[0][EMBEDDING].dim() != 2:
-        raise CheckpointError(f"{folder}: {EMBEDDING} is missing or not a matrix; a model needs its embedding")
+        raise CheckpointError(f"{folder}: {EMBEDDING} is missing or not a matrix; a model must have its embedding")
     parts = {name: [shard[name] for shard in shards] for name in shards[0]}
     dimensions = {name: _dimension(name, tensors, params.get("dim")) for name, tensors in parts.items()}
     for name, tensors in parts.items():
@@ -64,7 +65,7 @@ def _shard_files(folder: Path) -> list[Path]:
     expected = [folder / SHARD.format(i) for i in range(max(1, len(files)))]
     if files != expected:
         missing = next(file for file in expected if file not in files)
-        raise CheckpointError(f"{missing} is missing; a Meta checkpoint has its .pth files beside {PARAMS}")
+        raise CheckpointError(f"{missing} is missing; a Meta checkpoint must have its .pth files beside {PARAMS}")
     return files
 
 
@@ -80,29 +81,31 @@ def _tensors(path: Path) -> dict[str, Tensor]:
             entries = archive.infolist()
         # torch never compresses, so nothing in an honest file unfolds to more than the file.
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise CheckpointError(f"{path} is compressed, which torch.save never does; it is not opened")
+            raise CheckpointError(f"{path} is compressed, which torch.save never does; it is not opened: {SAFER}")
         if sum(entry.file_size for entry in entries) > size:
-            raise CheckpointError(f"{path} claims to hold more bytes than it has; it is not opened")
+            raise CheckpointError(f"{path} claims to hold more bytes than it has; it is not opened: {SAFER}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd pickles; what matters of them is checked below
             content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except CheckpointError:
         raise
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({reason(error)}); make it a file that you may read") from None
     except Exception as error:  # a hostile pickle can fail in any way
         if found := re.search(r"GLOBAL (\S+)", str(error)):
             raise CheckpointError(
-                f"{path} asks for {found[1]} to be run, and holds more than weights; it is not opened: "
-                "use the safetensors or GGUF version of this model"
+                f"{path} asks for {found[1]} to be run, and holds more than weights; it is not opened: {SAFER}"
             ) from None
-        why = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
+        why = str(error).strip().partition("\n")[0].partition(". ")[0]
+        why = "it is damaged" if not why or why.startswith("[enforce fail") else why  # the place in torch's own source
         raise CheckpointError(f"{path} is not a whole file of torch.save ({why}); download it again") from None
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        raise CheckpointError(f"{path} must hold a dictionary of weights by their names")
+        raise CheckpointError(f"{path} must hold a dictionary of weights by their names; {SAFER}")
     content.pop("rope.freqs", None)  # the frequencies, which follow from the config
     for name, tensor in content.items():
         if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.dtype not in TYPES.values():
-            kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise CheckpointError(f"{path}: {name} is stored as {kind}; known are tensors of {', '.join(TYPES)}")
+            kind = f"{tensor.dtype} {tensor.layout}" if isinstance(tensor, Tensor) else "no tensor"
+            raise CheckpointError(f"{path}: {name} is {kind}; it must be a dense tensor of {', '.join(TYPES)}")
     if sum(tensor.nbytes for tensor in content.values()) > 2 * size:  # twice, since two names may share one table
         raise CheckpointError(f"{path} claims to hold more numbers than it has; download it again")
     return content

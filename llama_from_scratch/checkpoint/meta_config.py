@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import PRESETS, LlamaConfig, RopeScaling
-from .stored import CheckpointError
+from .stored import CheckpointError, said, to_float
 
 KNOWN = {"dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "multiple_of", "ffn_dim_multiplier", "norm_eps"}
 KNOWN |= {"rope_theta", "use_scaled_rope", "rope_scaling_factor", "max_seq_len", "max_batch_size"}
@@ -51,17 +51,20 @@ def _config(params: dict[str, Any], vocab_size: int, tied: bool) -> LlamaConfig:
     def whole(key: str, default: int | None = None) -> int:
         value = default if params.get(key) is None else params[key]
         if type(value) is not int or value < 1:
-            raise ValueError(f"{key} is {value!r}; it must be a whole number of at least 1")
+            raise ValueError(f"{key} is {said(value)}; it must be a whole number of at least 1")
         return value
 
     def number(key: str, default: float | None = None) -> float:
         value = default if params.get(key) is None else params[key]
-        if type(value) not in (int, float) or not math.isfinite(value):
-            raise ValueError(f"{key} is {value!r}; it must be a finite number")
+        if type(value) not in (int, float) or not math.isfinite(to_float(key, value)):
+            raise ValueError(f"{key} is {said(value)}; it must be a finite number")
         return float(value)
 
     if params.get("vocab_size", -1) not in (-1, vocab_size):
-        raise ValueError(f"vocab_size is {params['vocab_size']!r}, and the embedding has {vocab_size} rows")
+        raise ValueError(
+            f"vocab_size is {params['vocab_size']!r}, and the embedding has {vocab_size} rows; "
+            "both must be of one model"
+        )
     if params.get("use_scaled_rope") not in (None, False, True):
         raise ValueError(f"use_scaled_rope is {params['use_scaled_rope']!r}; it must be true or false")
     dim, n_heads = whole("dim"), whole("n_heads")

@@ -58,8 +58,8 @@ def save_meta(
                     progress(done // n_shards)
             try:
                 torch.save(shard, folder / SHARD.format(i))
-            except RuntimeError as error:
-                raise OSError(str(error).partition("\n")[0]) from None
+            except RuntimeError:  # torch tells where in its own source
+                raise OSError("not all of it could be stored") from None
         if tokenizer is not None:
             tokenizer.save(folder)
         write_json(folder / PARAMS, params)

@@ -19,6 +19,23 @@ class CheckpointError(ValueError):
     """A checkpoint cannot be found, read or written; the message says which, what is wrong and what to do."""
 
 
+def said(value: object) -> str:
+    """What a config says, for an error message."""
+    return "missing" if value is None else repr(value)
+
+
+def to_float(key: str, number: int | float) -> float:
+    """A number of a config, which JSON may write with any number of digits.
+
+    Raises:
+        ValueError: if it is too large.
+    """
+    try:
+        return float(number)
+    except OverflowError:
+        raise ValueError(f"{key} has {len(str(number))} digits and is too large; it must be below 1e308") from None
+
+
 @dataclass(frozen=True)
 class StoredTensor:
     """One tensor of a checkpoint, described; `read` fetches its numbers."""
@@ -72,7 +89,7 @@ def dtype_to_write(stored_type: str) -> torch.dtype:
     """
     if stored_type not in TYPES:
         raise CheckpointError(
-            f"the type is {stored_type!r}; a folder can be written as {', '.join(TYPES)}, and GGUF also as Q8_0"
+            f"the type is {stored_type!r}; a folder must be written as {', '.join(TYPES)}, and only GGUF can hold Q8_0"
         )
     return TYPES[stored_type]
 
@@ -85,9 +102,9 @@ def read_to_write(checkpoint: Checkpoint, tensor: StoredTensor, stored_type: str
     """
     weight = tensor.read(TYPES[stored_type], "cpu")
     if not all(bound.isfinite() for bound in weight.aminmax()):
+        advice = "write it as BF16 or F32" if stored_type == "F16" else "the file is damaged: download it again"
         raise CheckpointError(
-            f"{checkpoint.path}: {tensor.stored_name} would hold NaN or infinite numbers as {stored_type}; "
-            "write it as F32 or BF16, and if that fails, too, the model itself is broken"
+            f"{checkpoint.path}: {tensor.stored_name} would hold NaN or infinite numbers as {stored_type}; {advice}"
         )
     return weight
 
@@ -101,14 +118,16 @@ def empty_model(checkpoint: Checkpoint) -> Llama:
     config, stored, path = checkpoint.config, {t.name: t for t in checkpoint.tensors}, checkpoint.path
     if config.n_layers > len(stored):  # a header may claim a billion blocks; building them would take for ever
         raise CheckpointError(
-            f"{path}: its config says {config.n_layers} blocks, but it holds only {len(stored)} tensors"
+            f"{path}: its config says {config.n_layers} blocks, but it holds only {len(stored)} tensors; "
+            "config and weights must be of one model"
         )
     try:
         with torch.device("meta"), _SkipInit():
             model = Llama(config)
-    except (RuntimeError, TypeError) as error:  # sizes that overflow
-        why = str(error).partition("\n")[0]
-        raise CheckpointError(f"{path}: its config describes an impossible model: {why}") from None
+    except (RuntimeError, TypeError):  # sizes that overflow
+        raise CheckpointError(
+            f"{path}: its config describes an impossible model, of more bytes than can be counted; download it again"
+        ) from None
     shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
     if missing := shapes.keys() - stored.keys():
         raise CheckpointError(f"{path}: {_some(missing)} missing; a checkpoint must hold every weight of its config")
@@ -119,7 +138,8 @@ def empty_model(checkpoint: Checkpoint) -> Llama:
     for name, shape in shapes.items():
         if stored[name].shape != shape:
             raise CheckpointError(
-                f"{path}: {stored[name].stored_name} has shape {stored[name].shape}; its config needs {shape}"
+                f"{path}: {stored[name].stored_name} has shape {stored[name].shape}; its config needs {shape}: "
+                "both must be of one model"
             )
     return model
 
@@ -139,9 +159,10 @@ def load(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device | str)
     for tensor in checkpoint.tensors:
         weight = tensor.read(dtype, device)
         if not all(bound.isfinite() for bound in weight.aminmax()):  # NaN spreads to both bounds; no copy is made
+            other = "" if dtype == torch.float32 else ", or load it as torch.float32"
             raise CheckpointError(
                 f"{checkpoint.path}: {tensor.stored_name} holds NaN or infinite numbers (as {dtype}); "
-                "download the file again, or load it as torch.float32"
+                f"download the file again{other}"
             )
         weights[tensor.name] = weight
     model.load_state_dict(weights, assign=True)

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -24,6 +25,9 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line."""
 
     def error(self, message: str) -> None:
+        if found := re.fullmatch(r"argument (\S+): invalid (int|float) value: (.*)", message, re.DOTALL):
+            kind = {"int": "a whole number", "float": "a number"}[found[2]]
+            message = f"{found[1]} is {found[3]}; it must be {kind}"
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 

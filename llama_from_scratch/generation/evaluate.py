@@ -64,7 +64,9 @@ def evaluate(
             f"the stride is {stride}; it must be from 1 to the window, {window}, or tokens would be skipped"
         )
     if len(ids) < 2:
-        raise ValueError(f"the text has {len(ids)} tokens; at least 2 are needed, because the first is not predicted")
+        raise ValueError(
+            f"the text has {len(ids)} tokens; at least 2 are needed, because the first is not predicted: give more text"
+        )
 
     nats, predicted, last = 0.0, 0, len(ids) - 1
     for begin in range(0, last, stride):

@@ -13,6 +13,7 @@ from .prompt import as_tokens, check_request, new_cache, run_prompt, seen_tokens
 from .sampling import Sampling, next_token
 
 GREEDY = Sampling()
+MOST_SAMPLES = 10_000  # each has a cache of its own
 
 
 def generate(
@@ -111,8 +112,8 @@ def stream_samples(
     stop_ids: Collection[int] = (),
 ) -> Iterator[list[int | None]]:
     """What `generate_samples` collects, as it is made: the next token of each sample, None for those that stopped."""
-    if type(n) is not int or n < 1:
-        raise ValueError(f"the number of samples is {n!r}; it must be a whole number of at least 1")
+    if type(n) is not int or not 1 <= n <= MOST_SAMPLES:
+        raise ValueError(f"the number of samples is {n!r}; it must be a whole number from 1 to {MOST_SAMPLES:,}")
     check_request(model, [prompt_ids], max_new_tokens, sampling)
 
     def steps() -> Iterator[list[int | None]]:

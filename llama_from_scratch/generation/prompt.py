@@ -20,7 +20,7 @@ def check_request(model: Llama, prompts: Sequence[Sequence[int]], max_new_tokens
         raise ValueError(f"max_new_tokens is {max_new_tokens!r}; it must be a whole number of at least 1")
     vocab, context = model.config.vocab_size, model.config.max_seq_len
     if sampling.top_k is not None and sampling.top_k > vocab:
-        raise ValueError(f"top_k is {sampling.top_k}; this model has only {vocab} tokens to choose from")
+        raise ValueError(f"top_k is {sampling.top_k}; this model has only {vocab} tokens, so give at most that")
     for prompt in prompts:
         if isinstance(prompt, str):
             raise ValueError(f"the prompt is the text {prompt!r}; give its token ids, as Tokenizer.encode makes them")
@@ -28,7 +28,9 @@ def check_request(model: Llama, prompts: Sequence[Sequence[int]], max_new_tokens
             raise ValueError("the prompt is empty; give at least one token to continue")
         wrong = [token for token in prompt if not 0 <= token < vocab]
         if wrong:
-            raise ValueError(f"the prompt holds the token id {wrong[0]}; this model knows 0 to {vocab - 1}")
+            raise ValueError(
+                f"the prompt holds the token id {wrong[0]}; this model knows 0 to {vocab - 1}, so use its own tokenizer"
+            )
         if len(prompt) >= context:
             raise ValueError(
                 f"the prompt has {len(prompt)} tokens and the model's context is {context}, "

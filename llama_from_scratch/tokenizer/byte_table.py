@@ -35,5 +35,6 @@ def to_utf8(text: str) -> bytes:
     """
     try:
         return text.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"the text holds half of a surrogate pair, {text!r}: it is not valid Unicode") from None
+    except UnicodeEncodeError as error:
+        half = text[error.start]
+        raise ValueError(f"the text holds half of a surrogate pair, {half!r}: not valid Unicode; take it out") from None

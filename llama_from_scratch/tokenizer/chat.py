@@ -62,7 +62,10 @@ def _fill_in(template: str, messages: list[Message], bos: str, eos: str) -> str:
     try:
         return environment.from_string(template).render(names)
     except Exception as error:  # a template is a program of the file's author: it can fail in any way
-        raise ValueError(f"the model's chat template cannot be used on these messages: {error}") from None
+        raise ValueError(
+            f"the model's chat template cannot be used on these messages ({str(error) or 'it needs too much memory'}); "
+            "change the messages, or use generate, which needs no template"
+        ) from None
 
 
 # --- our own, for files without a template -------------------------------------------------------------------------

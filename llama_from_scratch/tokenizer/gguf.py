@@ -4,11 +4,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint import CheckpointError
 from .byte_table import to_bytes
 from .save import ranked_merges, vocabulary
 from .sentencepiece import Kind, Piece, SentencePieceTokenizer
 from .split import SPLITS
 from .tokenizer import Tokenizer
+
+WORDS = {str: "text", int: "whole number", float: "number with a fraction"}
+LISTS = {"tokenizer.ggml.tokens": str, "tokenizer.ggml.merges": str}
+LISTS |= {"tokenizer.ggml.scores": float, "tokenizer.ggml.token_type": int}
+SINGLE = {"tokenizer.ggml.bos_token_id": int, "tokenizer.ggml.eos_token_id": int, "tokenizer.chat_template": str}
 
 NORMAL, CONTROL, UNUSED = 1, 3, 5  # token types. Source: llama.cpp's gguf package, TokenType
 
@@ -23,26 +29,36 @@ def read_gguf_tokenizer(path: Path) -> Tokenizer:
     from ..checkpoint.gguf import GGUFFile
 
     value = GGUFFile(path).value
-    model, pre = value("tokenizer.ggml.model"), value("tokenizer.ggml.pre")
-    if model == "llama":
-        try:
+    try:
+        _check_types(value)
+        model = value("tokenizer.ggml.model")
+        if model == "llama":
             return _sentencepiece(value)
-        except ValueError as error:
-            raise ValueError(f"{path} has a tokenizer that cannot be read: {error}") from None
-    if model != "gpt2":
+        if model == "gpt2":
+            return _byte_level(value)
         raise ValueError(
-            f"{path} has a tokenizer of kind {model!r}; "
-            "only byte-level BPE ('gpt2') and SentencePiece BPE ('llama') can be read"
+            f"its kind is {model!r}, and only byte-level BPE ('gpt2') and SentencePiece BPE ('llama') are known here"
         )
+    except CheckpointError:
+        raise  # it names the file
+    except ValueError as error:
+        raise ValueError(
+            f"{path} has a tokenizer that cannot be read: {error}; download the file again, or take another version of "
+            "this model"
+        ) from None
+
+
+def _byte_level(value: Callable[..., Any]) -> Tokenizer:
+    pre = value("tokenizer.ggml.pre")
     if pre not in SPLITS:
-        raise ValueError(f"{path} cuts text by the rule {pre!r}; the rules known are {', '.join(SPLITS)}")
+        raise ValueError(f"it cuts text by the rule {pre!r}; the rules known are {', '.join(SPLITS)}")
     tokens, lines = value("tokenizer.ggml.tokens", []), value("tokenizer.ggml.merges", [])
     types = value("tokenizer.ggml.token_type", [NORMAL] * len(tokens))
     while len(types) == len(tokens) > 0 and types[-1] == UNUSED:  # rows of the embedding beyond the last token
         del types[-1], tokens[-1]
     if len(types) != len(tokens) or not set(types) <= {NORMAL, CONTROL}:
         raise ValueError(
-            f"{path} gives the types {sorted(set(types))} to {len(types)} of {len(tokens)} tokens; "
+            f"it gives the types {_some(types)} to {len(types)} of {len(tokens)} tokens; "
             f"each token needs one, {NORMAL} (ordinary) or {CONTROL} (special)"
         )
     ids = {token: i for i, token in enumerate(tokens)}
@@ -50,7 +66,7 @@ def read_gguf_tokenizer(path: Path) -> Tokenizer:
     for rank, line in enumerate(lines):
         left, _, right = line.partition(" ")
         if not {left, right, left + right} <= ids.keys():
-            raise ValueError(f"{path} joins tokens in merge {rank}, {line!r}, that are not in its vocabulary")
+            raise ValueError(f"it joins tokens in merge {rank}, {line!r}, that are not in its vocabulary")
         merges[ids[left], ids[right]] = (rank, ids[left + right])
     return Tokenizer(
         pieces=[t.encode() if kind == CONTROL else to_bytes(t) for t, kind in zip(tokens, types, strict=True)],
@@ -65,11 +81,27 @@ def read_gguf_tokenizer(path: Path) -> Tokenizer:
     )
 
 
+def _some(types: list[int]) -> str:
+    """Which types there are; of very many the first few."""
+    kinds = sorted(set(types))
+    return ", ".join(map(str, kinds[:5])) + (", …" if len(kinds) > 5 else "")
+
+
+def _check_types(value: Callable[..., Any]) -> None:
+    for key, kind in LISTS.items():
+        found = value(key, [])
+        if not isinstance(found, list) or not all(type(each) is kind for each in found):
+            raise ValueError(f"{key} must be a list, and each entry a {WORDS[kind]}")
+    for key, kind in SINGLE.items():
+        if type(found := value(key)) not in (kind, type(None)):
+            raise ValueError(f"{key} is {found!r}; it must be a {WORDS[kind]}")
+
+
 def _sentencepiece(value: Callable[..., Any]) -> SentencePieceTokenizer:
     tokens, scores, types = (value(f"tokenizer.ggml.{key}", []) for key in ("tokens", "scores", "token_type"))
     if not len(tokens) == len(scores) == len(types) or not set(types) <= set(Kind):
         raise ValueError(
-            f"{len(tokens)} tokens have {len(scores)} scores and {len(types)} types, {sorted(set(types))}; each needs "
+            f"{len(tokens)} tokens have {len(scores)} scores and {len(types)} types, {_some(types)}; each needs "
             f"one of both, and the types are {', '.join(f'{kind} ({kind.name})' for kind in Kind)}"
         )
     if value("tokenizer.ggml.remove_extra_whitespaces", False):

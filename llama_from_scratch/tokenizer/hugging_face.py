@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.files import reason, strict_json
 from .byte_table import to_bytes
 from .sentencepiece import SentencePieceTokenizer
 from .sentencepiece_json import vocabulary_from_json
@@ -11,6 +12,8 @@ from .split import DIGIT, GPT2, LLAMA3
 from .tokenizer import Tokenizer
 
 KNOWN = (GPT2, DIGIT, LLAMA3)
+CONFIG = "tokenizer_config.json"
+AGAIN = "download it again"
 
 
 def read_hugging_face_tokenizer(folder: Path) -> Tokenizer:
@@ -20,19 +23,26 @@ def read_hugging_face_tokenizer(folder: Path) -> Tokenizer:
         ValueError: for anything else; the message says what it was.
     """
     path = folder / "tokenizer.json"
-    data = _read_json(path)
+    data, config, chat_template = _read_json(path), _read_config(folder), read_chat_template(folder)
     try:
-        return _build(data, folder)
+        return _build(data, config, chat_template)
+    except KeyError as error:
+        raise ValueError(f"{path} lacks {error}; it is not laid out like a tokenizer.json, {AGAIN}") from None
+    except (TypeError, AttributeError, IndexError):
+        raise ValueError(
+            f"{path} has numbers, texts or lists where others belong; it is not laid out like a tokenizer.json, {AGAIN}"
+        ) from None
     except ValueError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"{path} is not laid out like a tokenizer.json: {type(error).__name__} {error}") from None
+        raise ValueError(
+            f"{path} cannot be read: {error}; {AGAIN}, and if it is whole: "
+            "only tokenizers like those of Llamas can be read"
+        ) from None
 
 
-def _build(data: dict[str, Any], folder: Path) -> Tokenizer:
+def _build(data: dict[str, Any], config: dict[str, Any], chat_template: str | None) -> Tokenizer:
     model = data["model"]
     if model["type"] != "BPE":
-        raise ValueError(f"its model is {model['type']}; only BPE is known here")
+        raise ValueError(f"its model is {model['type']!r} instead of 'BPE'")
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
             raise ValueError(f"its model has {key} = {model[key]!r}, which is not known here")
@@ -44,20 +54,22 @@ def _build(data: dict[str, Any], folder: Path) -> Tokenizer:
         special[added["content"]] = added["id"]
     merges = {}
     for rank, pair in enumerate(model["merges"]):
-        left, right = pair.split(" ") if isinstance(pair, str) else pair  # older files and newer ones
+        pair = pair.split(" ") if isinstance(pair, str) else pair  # older files and newer ones
+        if len(pair) != 2:
+            raise ValueError(f"its merge {rank} joins {len(pair)} tokens; each merge joins two")
+        left, right = pair
         if not {left, right, left + right} <= ids.keys():
             raise ValueError(
                 f"its merge {rank} joins {left!r} and {right!r}, and its vocabulary lacks one of them or both joined"
             )
         merges[ids[left], ids[right]] = (rank, ids[left + right])
 
-    config = _read_config(folder)
     bos_id, eos_id = (_special_id(config.get(key), special) for key in ("bos_token", "eos_token"))
     settings: dict[str, Any] = {
         "bos_id": bos_id,
         "eos_id": eos_id,
         "add_bos": _adds_bos(data.get("post_processor"), bos_id, special),
-        "chat_template": read_chat_template(folder),
+        "chat_template": chat_template,
     }
     if model.get("byte_fallback"):
         return SentencePieceTokenizer(**vocabulary_from_json(data, special, merges), **settings)
@@ -115,23 +127,44 @@ def _special_id(token: str | dict[str, Any] | None, special: dict[str, int]) -> 
 
 
 def read_chat_template(folder: Path) -> str | None:
-    """The chat template of a folder, if it has one."""
+    """The chat template of a folder, if it has one.
+
+    Raises:
+        ValueError: if it is no text.
+    """
     own_file = folder / "chat_template.jinja"  # where newer folders keep it
     if own_file.exists():
-        return own_file.read_text(encoding="utf-8")
+        try:
+            return own_file.read_bytes().decode()
+        except OSError as error:
+            raise ValueError(f"{own_file} cannot be read ({reason(error)}); make it a file that you may read") from None
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{own_file} is not text in UTF-8 (byte {error.start}); {AGAIN}") from None
     template = _read_config(folder).get("chat_template")
-    if isinstance(template, list):  # several, by name
-        template = {each["name"]: each["template"] for each in template}.get("default")
+    try:
+        if isinstance(template, list):  # several, by name
+            template = {each["name"]: each["template"] for each in template}.get("default")
+    except (KeyError, TypeError):
+        template = False
+    if not isinstance(template, str | None):
+        raise ValueError(
+            f"{folder / CONFIG}: the chat_template must be a text, or a list of objects with a name and a template"
+        )
     return template
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "tokenizer_config.json"
-    return _read_json(path) if path.exists() else {}
+    path = folder / CONFIG
+    content = _read_json(path) if path.exists() else {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object in braces; {AGAIN}")
+    return content
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
+        return strict_json(path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({reason(error)}); make it a file that you may read") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); {AGAIN}") from None

@@ -37,7 +37,10 @@ def read_sentencepiece(path: Path, chat_template: str | None = None) -> Sentence
     try:
         return _build(path.read_bytes(), chat_template)
     except ValueError as error:
-        raise ValueError(f"{path} cannot be read as a SentencePiece model: {error}") from None
+        raise ValueError(
+            f"{path} cannot be read as a SentencePiece model: {error}; "
+            "download it again, or take this model's tokenizer.json"
+        ) from None
 
 
 def _build(data: bytes, chat_template: str | None) -> SentencePieceTokenizer:

@@ -33,7 +33,10 @@ def read_tiktoken(path: Path, chat_template: str | None = None) -> Tokenizer:
         tokens = _tokens(path.read_bytes())
         merges = merges_of_tokens(tokens)
     except ValueError as error:
-        raise ValueError(f"{path} cannot be read as a tiktoken vocabulary: {error}") from None
+        raise ValueError(
+            f"{path} cannot be read as a tiktoken vocabulary: {error}; "
+            "download it again, or take this model's tokenizer.json"
+        ) from None
     special = {name: len(tokens) + i for i, name in enumerate(SPECIAL)}
     return Tokenizer(
         pieces=[*tokens, *(name.encode() for name in SPECIAL)],

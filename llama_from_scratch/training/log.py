@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..checkpoint.files import reason
+
 Record = dict[str, str | int | float]
 
 
@@ -31,7 +33,7 @@ class Log:
             self._file.write(json.dumps(record).encode() + b"\n")
             self._file.flush()
         except OSError as error:
-            raise OSError(f"{self.path} cannot be written ({error}); make room, then give --resume") from None
+            raise OSError(f"{self.path} cannot be written ({reason(error)}); make room, then give --resume") from None
 
     def sync(self) -> int:
         """Wait until all is on the disk. Gives the length in bytes."""

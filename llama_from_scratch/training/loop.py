@@ -83,6 +83,11 @@ def train(
         OSError: if the disk is full. The last save is whole in any case.
     """
     recipe, device = run.recipe, next(state.model.parameters()).device
+    if len(tokenizer) != recipe.vocab_size:
+        raise ValueError(
+            f"the tokenizer in {run.folder} has {len(tokenizer)} tokens, and its recipe says {recipe.vocab_size}; "
+            "bring the old files back, or begin a new run"
+        )
     batches = Batches(read_tokens(run.data, "train"), recipe.context, recipe.batch_size, recipe.seed)
     held_out = read_tokens(run.data, "held_out")
     end, prompt = tokenizer.eos_id, tokenizer.encode(routine.prompt)

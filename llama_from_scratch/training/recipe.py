@@ -9,6 +9,7 @@ from ..config import LlamaConfig
 from .schedule import SCHEDULES, warmup_cosine, warmup_stable_decay
 
 PRECISIONS = ("float32", "bfloat16")
+LARGEST = 10**10  # parameters, of 16 bytes each while they are trained
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class Recipe:
             refuse("learning_rate", "above 0")
         if self.final_learning_rate > 1:
             refuse("final_learning_rate", "from 0 to 1, a part of the learning rate")
+        if self.seed >= 2**63:
+            refuse("seed", "below 2^63")
         if self.clip == 0:
             refuse("clip", "above 0")
         if self.schedule not in SCHEDULES:
@@ -77,7 +80,12 @@ class Recipe:
             )
         if self.dim % self.heads:
             refuse("dim", f"a multiple of --heads {self.heads}")
-        self.config(self.vocab_size)
+        n_params = self.config(self.vocab_size).n_params
+        if n_params > LARGEST:
+            raise ValueError(
+                f"this model would have {n_params:,} parameters, and training on one machine ends at {LARGEST:,}; "
+                "lower --dim, --ffn-dim or --layers"
+            )
 
     def config(self, vocab_size: int) -> LlamaConfig:
         return LlamaConfig(

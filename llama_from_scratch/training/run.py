@@ -10,19 +10,24 @@ saves/       step-00000500/ …, each a model that any program can load, and bes
 import json
 import platform
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import safetensors
 import torch
 
+from ..checkpoint import CheckpointError, load_config
+from ..checkpoint.files import reason, strict_json
+from ..checkpoint.run_folder import saves_in
 from ..tokenizer import Tokenizer, load_tokenizer, train_bpe
+from .batches import Batches
 from .corpora import Progress
 from .files import written_whole
 from .recipe import Recipe
 from .texts import read_texts
-from .tokens import write_tokens
+from .tokens import PARTS, read_tokens, write_tokens
 
 Step = Callable[[str, int, int | None], object]  # what is done, how much of it, of how much
 
@@ -67,15 +72,22 @@ def begin(folder: Path, recipe: Recipe, progress: Progress | None = None) -> Run
         recipe = replace(recipe, vocab_size=len(tokenizer))
     total = sum(len(document.text.encode()) for document in train + held_out)
     report = progress and (lambda n: progress("encoding the texts", n, total))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(folder) as unfinished:
-        unfinished.mkdir()
-        (unfinished / "tokenizer").mkdir()
-        tokenizer.save(unfinished / "tokenizer")
-        write_tokens(unfinished / "data", {"train": train, "held_out": held_out}, tokenizer, report)
-        write_recipe(unfinished, recipe)
-        (unfinished / "saves").mkdir()
-        (unfinished / "log.jsonl").touch()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(folder) as unfinished:
+            unfinished.mkdir()
+            (unfinished / "tokenizer").mkdir()
+            tokenizer.save(unfinished / "tokenizer")
+            write_tokens(unfinished / "data", {"train": train, "held_out": held_out}, tokenizer, report)
+            tokens, rest = (read_tokens(unfinished / "data", part) for part in PARTS)
+            Batches(tokens, recipe.context, recipe.batch_size, recipe.seed)  # says so if there are too few
+            if len(rest) < 2:
+                raise ValueError("the texts are too short to hold out a twentieth of them; give more text")
+            write_recipe(unfinished, recipe)
+            (unfinished / "saves").mkdir()
+            (unfinished / "log.jsonl").touch()
+    except OSError as error:
+        raise OSError(f"{folder} cannot be written ({reason(error)}); make room, or give another --out") from None
     return Run(folder, recipe)
 
 
@@ -89,10 +101,35 @@ def reopen(folder: Path) -> Run:
     if not file.is_file():
         raise ValueError(f"there is no run in {folder}; leave --resume out to begin one there")
     try:
-        stored = json.loads(file.read_text(encoding="utf-8"))["recipe"]
-        return Run(folder, Recipe(**{**stored, "data": tuple(stored["data"])}))
-    except (ValueError, KeyError, TypeError) as error:
+        recipe = _recipe(strict_json(file))
+        _check_save(folder, recipe)
+        return Run(folder, recipe)
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read ({reason(error)}); make it a file that you may read") from None
+    except ValueError as error:
         raise ValueError(f"{file} is damaged ({error}); bring it back, or begin a new run") from None
+
+
+def _recipe(content: object) -> Recipe:
+    """What `write_recipe` wrote."""
+    stored = content.get("recipe") if isinstance(content, dict) else None
+    if not isinstance(stored, dict):
+        raise ValueError("it holds no recipe")
+    if unknown := stored.keys() - {field.name for field in fields(Recipe)}:
+        raise ValueError(f"its recipe has the unknown setting {min(unknown)!r}")
+    if missing := {"data", "steps"} - stored.keys():  # all others have defaults
+        raise ValueError(f"its recipe lacks the setting {min(missing)!r}")
+    data = stored["data"]
+    if not isinstance(data, list) or not all(isinstance(name, str) for name in data):
+        raise ValueError("its data are no list of names")
+    return Recipe(**stored | {"data": tuple(data)})
+
+
+def _check_save(folder: Path, recipe: Recipe) -> None:
+    """Before a model is made from the recipe: it may say anything, also what no memory can hold."""
+    with suppress(CheckpointError):  # `restore` tells what is wrong with a save
+        if (saves := saves_in(folder)) and load_config(saves[-1]) != recipe.config(recipe.vocab_size):
+            raise ValueError("its recipe is not that of the model that was saved")
 
 
 def write_recipe(folder: Path, recipe: Recipe) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..checkpoint import CheckpointError, load_model, save_model
+from ..checkpoint.files import reason, strict_json
 from ..checkpoint.run_folder import saves_in
 from ..model import Llama
 from ..tokenizer import Tokenizer
@@ -44,9 +46,10 @@ def save(run: Run, state: State, tokenizer: Tokenizer, log_bytes: int, keep: int
             numbers = {"step": state.step, "seconds": state.seconds, "log_bytes": log_bytes}
             (unfinished / "training.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
     except (OSError, SafetensorError, CheckpointError) as error:
+        why = reason(error) if isinstance(error, OSError) else str(error)
         kept = f"the save of step {last_step(run)} is whole" if saves_in(run.folder) else "there is no save before it"
         raise OSError(
-            f"step {state.step} cannot be saved in {run.saves} ({error}); {kept}; make room, then give --resume"
+            f"step {state.step} cannot be saved in {run.saves} ({why}); {kept}; make room, then give --resume"
         ) from None
     for old in saves_in(run.folder)[:-keep]:
         gone = old.rename(old.with_name(f".unfinished-{old.name}"))  # so that no half of it is ever taken for a save
@@ -67,17 +70,34 @@ def restore(run: Run, state: State) -> int:
     if not saves:
         return 0
     try:
-        numbers = json.loads((saves[-1] / "training.json").read_text(encoding="utf-8"))
-        step, seconds, log_bytes = numbers["step"], numbers["seconds"], numbers["log_bytes"]
+        step, seconds, log_bytes = _numbers(strict_json(saves[-1] / "training.json"), last_step(run))
         tensors = load_file(saves[-1] / "training.safetensors")
-        state.model.load_state_dict(load_model(saves[-1]).state_dict())
+        model = load_model(saves[-1])
+        if model.config != state.model.config:
+            raise ValueError("its model is not the one that run.json describes")
+        state.model.load_state_dict(model.state_dict())
         _restore_tensors(state, tensors)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        why = (
+            reason(error) if isinstance(error, OSError) else str(error).partition("; ")[0].replace(f"{saves[-1]}/", "")
+        )
         raise ValueError(
-            f"the save {saves[-1]} is damaged ({error}); remove that folder to go on from the save before it"
+            f"the save {saves[-1]} is damaged ({why}); remove that folder to go on from the save before it"
         ) from None
     state.step, state.seconds = step, seconds
     return log_bytes
+
+
+def _numbers(content: object, step: int) -> tuple[int, float, int]:
+    """Step, seconds and length of the log in training.json of the save of this step."""
+    if not isinstance(content, dict) or content.keys() != {"step", "seconds", "log_bytes"}:
+        raise ValueError("training.json does not hold step, seconds and log_bytes")
+    if type(content["step"]) is not int or content["step"] != step:
+        raise ValueError(f"training.json says that its step is {content['step']!r}")
+    seconds, log_bytes = content["seconds"], content["log_bytes"]
+    if type(seconds) not in (int, float) or not 0 <= seconds < inf or type(log_bytes) is not int or log_bytes < 0:
+        raise ValueError(f"training.json says that seconds are {seconds!r} and log_bytes {log_bytes!r}")
+    return step, seconds, log_bytes
 
 
 def _tensors(state: State) -> dict[str, torch.Tensor]:
@@ -90,6 +110,18 @@ def _tensors(state: State) -> dict[str, torch.Tensor]:
 
 
 def _restore_tensors(state: State, tensors: dict[str, torch.Tensor]) -> None:
+    expected = {"step": (), "exp_avg": None, "exp_avg_sq": None}  # AdamW's; None is the shape of the weight
+    weights = [weight for group in state.optimizer.param_groups for weight in group["params"]]
+    shapes = {
+        f"optimizer.{i}.{name}": weight.shape if shape is None else torch.Size(shape)
+        for i, weight in enumerate(weights)
+        for name, shape in expected.items()
+    }
+    found = {name: tensor.shape for name, tensor in tensors.items() if name.startswith("optimizer.")}
+    if wrong := [name for name in sorted(shapes | found) if shapes.get(name) != found.get(name)]:
+        raise ValueError(f"training.safetensors: {wrong[0]} is missing, unknown or of another shape")
+    if tensors.get("rng.cpu", torch.empty(0)).dtype != torch.uint8:
+        raise ValueError("training.safetensors holds no state of the random numbers")
     memory: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
@@ -108,6 +140,10 @@ def last_step(run: Run) -> int:
     return int(saves[-1].name.removeprefix("step-")) if saves else 0
 
 
+def _said(value: object) -> str:
+    return " ".join(value) if isinstance(value, tuple) else repr(value)
+
+
 def resume(run: Run, given: dict[str, object]) -> Run:
     """The run with the settings `given`, which must be those that it has.
 
@@ -123,9 +159,10 @@ def resume(run: Run, given: dict[str, object]) -> Run:
         if value == old:
             continue
         if not (run.recipe.schedule == recipe.schedule == "wsd" and name in ("steps", "decay")):
+            what = "the text" if name == "data" else option(name)
             raise ValueError(
-                f"{option(name)} is {value!r}, and the run in {run.folder} began with {old!r}; leave it out to go on, "
-                "or begin a new run with another --out"
+                f"{what} is {_said(value)}, and the run in {run.folder} began with {_said(old)}; "
+                "leave it out to go on, or begin a new run with another --out"
             )
         begins = min(plan.steps - plan.decay for plan in (run.recipe, recipe))
         if done > begins:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..checkpoint.files import reason, strict_json
 from ..tokenizer import Tokenizer
 from .files import written_whole
 from .texts import Document
@@ -64,14 +65,16 @@ def read_tokens(folder: Path, part: str) -> np.ndarray:
     """
     try:
         tokens = np.load(folder / f"{part}.npy", mmap_mode="r", allow_pickle=False)
-        sound = hashlib.sha256(tokens).hexdigest() == facts(folder)[part]["sha256"]
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{folder / part}.npy cannot be read ({error}); begin a new run") from None
-    if not sound:
+        expected = facts(folder)[part]["sha256"]
+    except OSError as error:
+        raise ValueError(f"{folder / part}.npy cannot be read ({reason(error)}); begin a new run") from None
+    except (ValueError, LookupError, TypeError, EOFError):
+        raise ValueError(f"{folder / part}.npy cannot be read (it or data.json is damaged); begin a new run") from None
+    if tokens.ndim != 1 or tokens.dtype.kind != "u" or hashlib.sha256(tokens).hexdigest() != expected:
         raise ValueError(f"{folder / part}.npy is not what was written there; begin a new run")
     return tokens
 
 
 def facts(folder: Path) -> dict:
     """What data.json says: for each part its documents with name, bytes, tokens and sha256."""
-    return json.loads((folder / "data.json").read_text(encoding="utf-8"))
+    return strict_json(folder / "data.json")
