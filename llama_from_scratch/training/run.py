@@ -9,7 +9,6 @@ saves/       step-00000500/ …, each a model that any program can load, and bes
 
 import json
 import platform
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -28,8 +27,6 @@ from .files import written_whole
 from .recipe import Recipe
 from .texts import read_texts
 from .tokens import PARTS, read_tokens, write_tokens
-
-Step = Callable[[str, int, int | None], object]  # what is done, how much of it, of how much
 
 
 @dataclass(frozen=True)
