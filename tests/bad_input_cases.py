@@ -248,8 +248,18 @@ CASES |= {
         "no such path": Case("there is no model 'no/such/folder'; give", RUN_IT + "no/such/folder"),
         "no such GGUF file": Case("there is no file no.gguf; give", RUN_IT + "no.gguf"),
         "no such safetensors file": Case("there is no file hf/x.safetensors; give", RUN_IT + "hf/x.safetensors"),
-        "a preset": Case("Llama-3.1-8B is a preset: sizes without weights", RUN_IT + "Llama-3.1-8B"),
+        "a preset": Case("Llama-3.1-8B is a preset, sizes without weights", RUN_IT + "Llama-3.1-8B"),
     }.items()
+}
+
+
+CASES |= {
+    f"weights: a pickle called {suffix}": Case(
+        f"w{suffix} is a pickle, .*use the safetensors or GGUF version",
+        f"inspect w{suffix}",
+        lambda home, name=f"w{suffix}": (home / name).write_bytes(pickle.dumps(RunsCode())),
+    )
+    for suffix in (".pth", ".pt", ".pickle", ".pkl", ".ckpt", ".PTH")
 }
 
 

@@ -311,7 +311,7 @@ def test_mistakes(loaded, capsys, arguments, message):
     ("arguments", "message"),
     [
         (["generate", "x", "--model", "nope"], "there is no model 'nope'"),
-        (["generate", "x", "--model", "Llama-3-8B"], "preset: sizes without weights"),
+        (["generate", "x", "--model", "Llama-3-8B"], "preset, sizes without weights"),
         (["generate", "x", "--model", "weights.pth"], "pickle"),
         (["generate", "x", "--device", "toaster"], "must be cpu, cuda, cuda:N or mps"),
         (["generate", "x", "--device", "cpu:1"], "must be cpu, cuda, cuda:N or mps"),

@@ -60,10 +60,7 @@ def resolve(name: str | Path, *, weights: bool = True) -> Path:
 
         return download(str(name), weights)
     if name in PRESETS:
-        raise CheckpointError(
-            f'{name} is a preset: sizes without weights, for Llama(LlamaConfig.preset("{name}")). '
-            f"To load weights, {ALLOWED}"
-        )
+        raise CheckpointError(f"{name} is a preset, sizes without weights; {ALLOWED}")
     raise CheckpointError(f"there is no model {str(name)!r}; {ALLOWED}")
 
 

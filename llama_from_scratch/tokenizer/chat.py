@@ -42,7 +42,8 @@ def render(form: str | Format, messages: list[Message], special: list[str], bos:
 
 
 def _fill_in(template: str, messages: list[Message], bos: str, eos: str) -> str:
-    """Run a chat template, sandboxed: it can read the messages and nothing else."""
+    """Run a chat template, sandboxed: it can read the messages and nothing else. (It can still take its time, as any
+    program can; Ctrl-C ends it.)"""
     try:
         from jinja2 import TemplateError
         from jinja2.sandbox import ImmutableSandboxedEnvironment

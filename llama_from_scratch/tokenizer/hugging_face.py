@@ -27,10 +27,10 @@ def read_hugging_face_tokenizer(folder: Path) -> Tokenizer:
     try:
         return _build(data, config, chat_template)
     except KeyError as error:
-        raise ValueError(f"{path} lacks {error}; it is not laid out like a tokenizer.json, {AGAIN}") from None
+        raise ValueError(f"{path} is not laid out like a tokenizer.json (it lacks {error}); {AGAIN}") from None
     except (TypeError, AttributeError, IndexError):
         raise ValueError(
-            f"{path} has numbers, texts or lists where others belong; it is not laid out like a tokenizer.json, {AGAIN}"
+            f"{path} is not laid out like a tokenizer.json (a value is of another kind than its place needs); {AGAIN}"
         ) from None
     except ValueError as error:
         raise ValueError(
