@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from llama_from_scratch import Llama, LlamaConfig
-from llama_from_scratch.checkpoint import CheckpointError, convert, describe, load_model, save_model
+from llama_from_scratch.checkpoint import FORMATS, CheckpointError, convert, describe, load_model, save_model
 from llama_from_scratch.cli.main import main
 from llama_from_scratch.tokenizer import load_tokenizer, train_bpe
 
@@ -88,10 +88,10 @@ MISTAKES = {
     "no such type": (["source", "new", "--type", "F8"], "invalid choice: 'F8'"),
     "Q8_0 in a folder": (
         ["source", "new", "--type", "Q8_0"],
-        "the type is 'Q8_0'; a folder can be written as F32, F16, BF16",
+        "the type is 'Q8_0'; a folder must be written as F32, F16, BF16",
     ),
     "a folder called .gguf": (["source", "new.gguf", "--to", "meta"], "does not fit the format meta"),
-    "a file without .gguf": (["source", "new", "--to", "gguf"], "a GGUF file is called something.gguf"),
+    "a file without .gguf": (["source", "new", "--to", "gguf"], "a GGUF file must be called something.gguf"),
     "onto a model": (["source", "source"], "already holds a model (config.json); add --overwrite to replace it"),
     "onto a file": (["source", "file"], "is a file; give the name of a folder"),
     "onto a GGUF file": (["source", "file.gguf"], "already exists; add --overwrite to replace it"),
@@ -140,6 +140,26 @@ def test_a_folder_is_converted_onto_itself(source):
     assert (source / "link").is_symlink() and (source / "link").read_text() == "mine"
     assert os.stat(source).st_mode & 0o777 == 0o750
     assert os.listdir(source.parent) == ["source"]
+
+
+def test_what_comes_into_the_folder_meanwhile_stays(source):
+    def progress(done):
+        (source / "late.txt").write_text("mine")
+
+    convert(source, source, dtype="BF16", overwrite=True, progress=progress)
+    assert (source / "late.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_others_may_read_what_the_umask_lets_them(source, format):
+    target = source.parent / ("new.gguf" if format == "gguf" else "new")
+    before = os.umask(0o027)
+    try:
+        convert(source, target, format)
+    finally:
+        os.umask(before)
+    files = [target] if format == "gguf" else [*target.iterdir()]
+    assert {oct(file.stat().st_mode & 0o777) for file in files} == {"0o640"}
 
 
 def test_a_link_to_a_folder_stays_a_link(source):
@@ -319,6 +339,8 @@ def test_a_full_disk(tmp_path):
             with pytest.raises(CheckpointError, match="cannot be written .*make room, or choose another folder"):
                 save_model(larger, tmp_path / format, format=format, overwrite=True)
             assert same(load_model(tmp_path / format), model)
+        with pytest.raises(CheckpointError, match="where a disk begins.*save to a folder inside it"):
+            save_model(model, tmp_path)
         assert sorted(os.listdir(tmp_path)) == ["huggingface", "meta"]
     finally:
         subprocess.run(["umount", "-l", tmp_path], check=True)
@@ -330,6 +352,8 @@ def test_where_folders_cannot_be_exchanged_in_one_step(source, monkeypatch):
 
     monkeypatch.setattr(files.ctypes, "CDLL", lambda *_, **__: None)
     (source / "notes.txt").write_text("mine")
+    (source.parent / ".source.old").mkdir()  # killed after both renames: what was replaced is still there
+    (source.parent / ".source.old" / "config.json").touch()
     convert(source, source, dtype="BF16", overwrite=True)
     assert {tensor.stored_type for tensor in describe(source).tensors} == {"BF16"}
     assert (source / "notes.txt").read_text() == "mine" and os.listdir(source.parent) == ["source"]
