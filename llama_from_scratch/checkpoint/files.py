@@ -73,7 +73,10 @@ def replacing(folder: Path, overwrite: bool, with_tokenizer: bool) -> Iterator[P
         CheckpointError: if `folder` is a file, is the current folder, holds a model and `overwrite` is False, or cannot
             be written.
     """
-    name, folder = folder, folder.resolve()  # a link stays a link; what it points to is replaced
+    try:
+        name, folder = folder, folder.resolve()  # a link stays a link; what it points to is replaced
+    except RuntimeError:
+        raise CheckpointError(f"{folder} is a link that leads to itself; remove it, or choose another folder") from None
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{name} is a file; give the name of a folder")
     if Path.cwd().is_relative_to(folder):

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from ..checkpoint.files import reason
@@ -41,7 +42,8 @@ class Log:
         return self._file.seek(0, os.SEEK_END)
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # of a full disk, `write` or `sync` has told
+            self._file.close()
 
 
 def read_log(path: Path) -> Iterator[Record]:

@@ -46,7 +46,8 @@ def save(run: Run, state: State, tokenizer: Tokenizer, log_bytes: int, keep: int
             numbers = {"step": state.step, "seconds": state.seconds, "log_bytes": log_bytes}
             (unfinished / "training.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
     except (OSError, SafetensorError, CheckpointError) as error:
-        why = reason(error) if isinstance(error, OSError) else str(error)
+        why = reason(error) if isinstance(error, OSError) else str(error).partition("; ")[0]
+        why = why.partition(" cannot be written ")[2].strip("()") or why  # of a place that nobody has heard of
         kept = f"the save of step {last_step(run)} is whole" if saves_in(run.folder) else "there is no save before it"
         raise OSError(
             f"step {state.step} cannot be saved in {run.saves} ({why}); {kept}; make room, then give --resume"
@@ -120,8 +121,9 @@ def _restore_tensors(state: State, tensors: dict[str, torch.Tensor]) -> None:
     found = {name: tensor.shape for name, tensor in tensors.items() if name.startswith("optimizer.")}
     if wrong := [name for name in sorted(shapes | found) if shapes.get(name) != found.get(name)]:
         raise ValueError(f"training.safetensors: {wrong[0]} is missing, unknown or of another shape")
-    if tensors.get("rng.cpu", torch.empty(0)).dtype != torch.uint8:
-        raise ValueError("training.safetensors holds no state of the random numbers")
+    chance, ours = tensors.get("rng.cpu"), torch.get_rng_state()
+    if chance is None or (chance.shape, chance.dtype) != (ours.shape, ours.dtype):
+        raise ValueError("training.safetensors: rng.cpu is missing or no state of random numbers")
     memory: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
