@@ -293,6 +293,16 @@ def test_files_and_folders_in_order_of_their_names_and_the_end_of_each_is_held_o
     assert (train[1].text, held_out[1].text) == ("x" * 190, "x" * 10)
 
 
+def test_no_more_is_held_out_for_the_sake_of_a_long_line(tmp_path):
+    (tmp_path / "a.txt").write_text("Title\n" + "word " * 2000)
+    (tmp_path / "b.txt").write_text("\n".join(["word " * 200] * 3))
+    train, held_out = read_texts([str(tmp_path)])
+    assert [(len(one.text), len(end.text)) for one, end in zip(train, held_out, strict=True)] == [
+        (9506, 500),
+        (2852, 150),
+    ]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

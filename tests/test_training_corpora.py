@@ -152,6 +152,13 @@ def test_the_second_index_helps_out(index, tmp_path, monkeypatch):
     assert len(corpus_texts("shakespeare")) == 2
 
 
+def test_the_password_of_an_index_is_not_shown(index, monkeypatch):
+    monkeypatch.setattr(corpora, "_indexes", lambda: ["http://user:secret@127.0.0.1/simple"])
+    with pytest.raises(ValueError, match=r"cannot be fetched \(InvalidURL\)") as error:
+        corpus_texts("shakespeare")
+    assert "secret" not in str(error.value)
+
+
 def test_a_file_put_there_by_hand_needs_no_network(index, monkeypatch):
     monkeypatch.setattr(corpora, "_indexes", lambda: pytest.fail("the index was asked"))
     cache_folder().mkdir(parents=True)

@@ -7,12 +7,15 @@ import shutil
 import pytest
 import torch
 import transformers
+import vocabularies
 
 from llama_from_scratch import Llama
 from llama_from_scratch.checkpoint import CheckpointError, describe, load_model, resolve
 from llama_from_scratch.tokenizer import load_tokenizer
-from llama_from_scratch.training import Recipe, Routine, begin, fresh_state, reopen, resume, saves, train
+from llama_from_scratch.training import Recipe, Routine, begin, fresh_state, loop, reopen, resume, saves, train
+from llama_from_scratch.training import run as run_module
 from llama_from_scratch.training.log import read_log
+from llama_from_scratch.training.trackers import tensorboard
 
 SMALL = dict(vocab_size=300, dim=16, layers=1, heads=4, kv_heads=2, ffn_dim=24, context=16, batch_size=3, warmup=2)
 ROUTINE = Routine(evaluate_every=100, sample_every=100, sample_tokens=4, save_every=4, keep=2)
@@ -278,6 +281,41 @@ def test_what_the_data_was_made_of(begun, text):
     assert facts["train"]["documents"][0]["name"] == str(text)
     parts = [facts[part]["documents"][0]["bytes"] for part in ("train", "held_out")]
     assert sum(parts) == len(text.read_bytes())
+
+
+def test_tensorboard_after_a_kill_and_beside_a_process_that_is_refused(begun):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = begun(stop_at=1)
+
+    def live(step: int | None) -> None:
+        """Until step `step`, in which another process tries to train the run as well."""
+        state = fresh_state(run.recipe)
+        with tensorboard(run) as track:
+            for record in train(run, state, run.tokenizer(), ROUTINE):
+                track(record)
+                if state.step == step:
+                    with pytest.raises(ValueError, match="being trained by another process"):
+                        live(None)
+                if state.step == step == 7:
+                    return  # behind the save of step 4
+
+    live(7)
+    live(10)
+    found = accumulator.EventAccumulator(str(run.folder / "tensorboard")).Reload().Scalars("step/loss")
+    logged = [record for record in read_log(run.log) if record["kind"] == "step"][1:]
+    assert [(e.step, e.value) for e in found] == [(r["step"], pytest.approx(r["loss"], rel=1e-6)) for r in logged]
+    assert [r["step"] for r in logged] == list(range(2, 13))
+
+
+def test_a_sample_goes_on_behind_its_prompt_with_a_space(text, tmp_path, monkeypatch):
+    """SentencePiece drops the space of the first word of a text, and a sample does not begin with its first token."""
+    tok = vocabularies.read(vocabularies.mistral())
+    new = tok.encode("one two three")[-2:]
+    monkeypatch.setattr(loop, "generate", lambda *_: iter(new))
+    monkeypatch.setattr(run_module, "load_tokenizer", lambda _: tok)
+    run = begin(tmp_path / "run", Recipe(data=(str(text),), steps=1, **{**SMALL, "warmup": 0, "tokenizer": "mistral"}))
+    *_, record = train(run, fresh_state(run.recipe), tok, Routine(prompt="one"))
+    assert record["text"] == "one two three"
 
 
 def test_a_longer_prompt_and_a_tokenizer_of_another_model(text, tmp_path):

@@ -17,6 +17,7 @@ from ast import literal_eval
 from collections.abc import Callable
 from dataclasses import dataclass
 from html.parser import HTMLParser
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import urljoin, urlsplit
@@ -131,6 +132,9 @@ def _fetch(corpus: Corpus, file: Path, progress: Progress | None) -> bytes:
             content = _download(url, lambda done, total: progress and progress(corpus.file, done, total))
         except (URLError, OSError, ValueError, StopIteration) as error:
             reasons.append(str(getattr(error, "reason", error)) or "no such file there")
+            continue
+        except HTTPException as error:  # its text can hold the address, which can hold a password
+            reasons.append(type(error).__name__)
             continue
         if _sha256(content) == corpus.sha256:
             return content

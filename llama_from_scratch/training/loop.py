@@ -109,7 +109,8 @@ def train(
         room = recipe.context - len(start)
         rule = Sampling(temperature=0.8, top_p=0.95, seed=state.step)
         ids = list(generate(state.model, start, min(room, routine.sample_tokens), rule, {end}))
-        text = routine.prompt + tokenizer.decode(ids)
+        stream = tokenizer.stream(after=prompt)
+        text = routine.prompt + "".join(map(stream.push, ids)) + stream.flush()
         return {"kind": "sample", "step": state.step, "seed": state.step, "text": text}
 
     with _alone(run), closing(Log(run.log, restore(run, state))) as log:

@@ -7,9 +7,9 @@ from torch import nn
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """Matrices, which decay, and vectors, which do not.
 
-    A matrix that shrinks is learned anew by the data, and the norms in front of it undo the change of scale. The
-    embedding is a matrix like the others: tied, it is the output projection as well. A norm's weight starts at 1 and is
-    a scale itself, and a bias is an offset: pulling them to 0 would only distort what they say.
+    Decay holds the weights of a matrix small where the data have no say. The embedding is a matrix like the others:
+    tied, it is the output projection as well. A norm's weight starts at 1 and is a scale itself, and a bias is an
+    offset: pulling them to 0 would only distort what they say.
     """
     weights = [weight for weight in model.parameters() if weight.requires_grad]  # a tied one comes once
     return [

@@ -19,7 +19,8 @@ def read_texts(sources: Sequence[str], progress: Progress | None = None) -> tupl
     """Training documents and held-out documents.
 
     sources: names of `CORPORA`, whose held-out works are fixed; paths of UTF-8 text files; folders, of which all *.txt
-        files count. Of each file the end is held out: its last twentieth, from the start of a line.
+        files count. Of each file the end is held out: its last twentieth, from the start of the line where that begins
+        (of a line longer than another twentieth, from within).
 
     Raises:
         ValueError: for a source that does not exist, is not UTF-8 text, or holds no text.
@@ -33,8 +34,9 @@ def read_texts(sources: Sequence[str], progress: Progress | None = None) -> tupl
             continue
         for file in _files(source):
             text = _read(file)
-            cut = len(text) - len(text) // HELD_OUT
-            cut = text.rfind("\n", 0, cut) + 1 or cut  # one line without end is cut within
+            part = len(text) // HELD_OUT
+            cut = len(text) - part
+            cut = text.rfind("\n", cut - part, cut) + 1 or cut
             train.append(Document(str(file), text[:cut]))
             held_out.append(Document(f"{file} (end)", text[cut:]))
     return train, held_out

@@ -6,7 +6,6 @@ from dataclasses import asdict
 
 from .log import Record
 from .run import Run
-from .saves import last_step
 
 Track = Callable[[Record], None]
 
@@ -18,16 +17,23 @@ def tensorboard(run: Run) -> Iterator[Track]:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise ImportError("--tensorboard needs the package tensorboard; run: pip install tensorboard") from None
-    with SummaryWriter(run.folder / "tensorboard", purge_step=last_step(run) + 1) as writer:
+    writer = None
 
-        def track(record: Record) -> None:
-            step, kind = record["step"], record["kind"]
-            if kind == "sample":
-                writer.add_text("sample", record["text"], step)
-            for name, value in _numbers(record).items():
-                writer.add_scalar(f"{kind}/{name}", value, step)
+    def track(record: Record) -> None:
+        nonlocal writer
+        step, kind = record["step"], record["kind"]
+        if writer is None:  # not earlier: a process that is refused the run would strike out what another one writes
+            writer = SummaryWriter(run.folder / "tensorboard", purge_step=step)
+        if kind == "sample":
+            writer.add_text("sample", record["text"], step)
+        for name, value in _numbers(record).items():
+            writer.add_scalar(f"{kind}/{name}", value, step)
 
+    try:
         yield track
+    finally:
+        if writer is not None:
+            writer.close()
 
 
 @contextmanager
