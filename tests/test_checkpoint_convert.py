@@ -13,6 +13,7 @@ from llama_from_scratch import Llama, LlamaConfig
 from llama_from_scratch.checkpoint import FORMATS, CheckpointError, convert, describe, load_model, save_model
 from llama_from_scratch.cli.main import main
 from llama_from_scratch.tokenizer import load_tokenizer, train_bpe
+from llama_from_scratch.tokenizer.sentencepiece import Kind, Piece, SentencePieceTokenizer
 
 SMALL = LlamaConfig(vocab_size=300, dim=64, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=16, ffn_dim=160)
 TEXT = "The llama looks at the llama beside it. How many llamas are there? Two, and 31 more.\n" * 20
@@ -188,6 +189,27 @@ def test_a_model_without_a_tokenizer_does_not_get_an_older_one(source, tmp_path)
     (remark,) = convert(tmp_path / "bare.gguf", source, overwrite=True)
     assert remark.startswith("the tokenizer stays behind: ")
     assert set(os.listdir(source)) == {"config.json", "model.safetensors"}
+
+
+@pytest.mark.parametrize("format", ["huggingface", "meta"])
+def test_a_tokenizer_that_the_format_cannot_hold_stays_behind(tmp_path, format):
+    """Here one of SentencePiece's kind with a piece that is found before anything is joined."""
+    names = [Piece("<unk>", 0.0, Kind.UNKNOWN), Piece("<s>", 0.0, Kind.CONTROL), Piece("</s>", 0.0, Kind.CONTROL)]
+    in_bytes = [Piece(f"<0x{byte:02X}>", 0.0, Kind.BYTE) for byte in range(256)]
+    vocabulary = [*names, *in_bytes, Piece("<sep>", 0.0, Kind.USER_DEFINED)]
+    tokenizer = SentencePieceTokenizer(vocabulary, bos_id=1, eos_id=2)
+    save_model(Llama(SMALL), tmp_path / "a.gguf", tokenizer=tokenizer)
+    (remark,) = convert(tmp_path / "a.gguf", tmp_path / "b", format)
+    assert remark.startswith("the tokenizer stays behind: ") and "<sep>" in remark
+    assert same(load_model(tmp_path / "a.gguf"), load_model(tmp_path / "b"))
+
+
+def test_a_link_to_a_file_stays_a_link(source):
+    (source.parent / "link.GGUF").symlink_to("real.gguf")
+    for _ in range(2):
+        convert(source, source.parent / "link.GGUF", overwrite=True)
+        assert (source.parent / "link.GGUF").is_symlink()
+        assert same(load_model(source.parent / "real.gguf"), load_model(source))
 
 
 def test_numbers_that_do_not_fit_the_type(source):

@@ -37,7 +37,7 @@ def convert(
     checkpoint = open_checkpoint(resolve(source))
     empty_model(checkpoint)
     dtype = dtype or _type(checkpoint)
-    tokenizer, remarks = _tokenizer(source, checkpoint.path, format)
+    tokenizer, remarks = _tokenizer(checkpoint.path, format)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         writer(format)(checkpoint, target, dtype, tokenizer=tokenizer, overwrite=overwrite, progress=progress)
@@ -68,19 +68,18 @@ def _changes(checkpoint: Checkpoint, format: str, dtype: str) -> list[str]:
     return remarks
 
 
-def _tokenizer(source: str | Path, path: Path, format: str) -> tuple[CanSave | None, list[str]]:
+def _tokenizer(path: Path, format: str) -> tuple[CanSave | None, list[str]]:
     """What writes the tokenizer, and what there is to say about it."""
     from ..tokenizer import load_tokenizer
+    from ..tokenizer.gguf import gguf_fields
+    from ..tokenizer.save import tokenizer_json
 
     folder = path if path.is_dir() else path.parent if path.suffix == ".safetensors" else None
     if folder and format in OWN_TOKENIZER and (folder / OWN_TOKENIZER[format]).is_file():
         return TokenizerFiles.of(folder), []  # as it is, whatever it is
     try:
-        tokenizer = load_tokenizer(source)
-        if format == "gguf":
-            from ..tokenizer.gguf import gguf_fields
-
-            gguf_fields(tokenizer)
+        tokenizer = load_tokenizer(path)
+        (gguf_fields if format == "gguf" else tokenizer_json)(tokenizer)  # before hours of writing: can it be said?
     except ValueError as error:
         nothing = None if format == "gguf" else TokenizerFiles(())  # nor must that of an older model stay in the folder
         return nothing, [f"the tokenizer stays behind: {error}"]

@@ -34,7 +34,7 @@ def format_for(target: Path, format: str | None) -> str:
     Raises:
         CheckpointError: if the two do not fit, or there is no such format.
     """
-    by_name = "gguf" if target.suffix == ".gguf" else "huggingface"
+    by_name = "gguf" if target.suffix.lower() == ".gguf" else "huggingface"
     if format is not None and format not in FORMATS:
         raise CheckpointError(f"there is no format {format!r}; known are {', '.join(FORMATS)}")
     if format is not None and (format == "gguf") != (by_name == "gguf"):

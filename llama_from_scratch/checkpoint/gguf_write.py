@@ -60,14 +60,15 @@ def save_gguf(
     _warn(checkpoint, names, kinds, stored_type)
     fields = _general(path, stored_type) | config_to_fields(checkpoint.config)
     fields |= _tokenizer_fields(path, tokenizer, checkpoint.config.vocab_size)
+    place = Path(os.path.realpath(path))  # a link stays a link; what it points to is replaced
     try:
-        with tempfile.TemporaryDirectory(prefix=".saving-", dir=path.parent) as staging:
+        with tempfile.TemporaryDirectory(prefix=".saving-", dir=place.parent) as staging:
             writer = gguf.GGUFWriter(Path(staging, path.name), "llama")
             try:
                 _write(writer, checkpoint, fields, names, kinds, progress or (lambda done: None))
             finally:
                 writer.close()
-            os.replace(Path(staging, path.name), path)
+            os.replace(Path(staging, path.name), place)
     except OSError as error:
         raise CheckpointError(
             f"{path} cannot be written ({reason(error)}); make room, or choose another place"
