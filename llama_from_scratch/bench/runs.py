@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
-from ..checkpoint import load_model
+from ..checkpoint import describe, load_model
 from ..cost import cache_bytes_per_token, forward_flops, parameters, training_flops
 from ..fast import prepare
 from ..fast.compile import Scope
@@ -199,6 +199,7 @@ def _copied(model: Llama) -> Llama:
 def load(name: str, file: Path, peers: Sequence[Peer], rounds: int, clock: Clock = "wall") -> dict:
     """Seconds from a file on disk (which the system has read before) to a model in memory, in fp32."""
     device = torch.device("cpu")
+    describe(name)  # imports what reading takes, as asking for transformers' class does: modules are not models
     tasks = {"ours": partial(timed, lambda: load_model(name), device, clock)}
     if "transformers" in peers:
         read = import_transformers().LlamaForCausalLM.from_pretrained

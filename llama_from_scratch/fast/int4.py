@@ -66,9 +66,9 @@ class Int4Linear(nn.Module):
 
     def weight(self, dtype: torch.dtype) -> Float[Tensor, "out inp"]:
         """The weights that the codes stand for."""
-        scale, middle = self.scale_and_middle.to(dtype).transpose(0, 1)[..., None, :].unbind(dim=-1)
-        groups = unpack(self.pairs).to(dtype).unflatten(1, (-1, GROUP))
-        return ((groups - 8) * scale + middle).flatten(1)
+        scale, middle = self.scale_and_middle.float().transpose(0, 1)[..., None, :].unbind(dim=-1)
+        groups = unpack(self.pairs).float().unflatten(1, (-1, GROUP))
+        return torch.addcmul(middle - 8 * scale, groups, scale).flatten(1).to(dtype)
 
     def forward(self, x: Float[Tensor, "*batch inp"]) -> Float[Tensor, "*batch out"]:
         rows = x.reshape(-1, x.shape[-1])
