@@ -1,4 +1,4 @@
-"""The command line: `python -m llama_from_scratch {generate,chat,inspect}`."""
+"""The command line: `python -m llama_from_scratch --help`. One module for each command, found by `main`."""
 
 from .main import main
 

@@ -16,18 +16,18 @@ from . import options
 from .terminal import loading, write
 
 EXAMPLES = """examples:
-  one token after the other: plain, and with everything switched on
+  one token after the other: plain, and with everything switched on:
     PROGRAM bench decode
     PROGRAM bench decode --fuse --quantise int4 --compile blocks
-  what each switch gains, in one run, beside others on the same weights
+  what each switch gains, in one run, beside others on the same weights:
     PROGRAM bench decode --each --against transformers llama.cpp --json decode.json
-  reading a prompt of 512 tokens; reading a file; a training step
+  reading a prompt of 512 tokens; reading a file; a training step:
     PROGRAM bench prefill --fuse --prompt 512 --against transformers
     PROGRAM bench load --against transformers --rounds 1
     PROGRAM bench train --prompt 128 --batch 2 --against transformers
-  what quantising changes about the answers, judged on a text of yours
+  what quantising changes about the answers, judged on a text of yours:
     PROGRAM bench quality --each --file text.txt
-  the shape of a released model with random weights, on a GPU
+  the shape of a released model with random weights, on a GPU:
     PROGRAM bench decode --model Llama-3.1-8B --device cuda --dtype bfloat16 --fuse --compile step
 
 All contestants run in turns, in rounds: compare ratios, which what else the machine does changes least. MBU is bytes

@@ -21,7 +21,7 @@ EXAMPLES = """examples:
     echo "Dear Sir or Madam," | PROGRAM generate --file -
   the token ids as well, and the speed:
     PROGRAM generate "1 2 3" --tokens --verbose
-  fewer passes of the model where a text repeats itself: the words that came next last time are guessed and checked
+  fewer passes of the model where a text repeats itself: the words that came next last time are guessed and checked:
     PROGRAM generate "One potato, two potatoes. One potato, two" --prompt-lookup --verbose
   with weights of 4 bits:
     PROGRAM generate "The capital of France is" --quantise int4

@@ -26,8 +26,9 @@ EXAMPLES = """examples:
     PROGRAM generate "Once upon a time" --model runs/mine --temperature 0.8
   a larger model, and a batch of 8 windows four times where memory is short:
     PROGRAM train my-texts/ --out runs/big --dim 512 --layers 8 --ffn-dim 1408 --batch-size 8 --accumulate 4
-  a schedule that lets you decide late how long to train:
-    PROGRAM train my-texts/ --out runs/wsd --steps 2000 --schedule wsd --decay 400
+  a schedule that lets you decide late how long to train: stop this when it is good enough (Ctrl-C) …
+    PROGRAM train my-texts/ --out runs/wsd --steps 100000 --schedule wsd --decay 400
+  … and end it with the 400 steps in which the learning rate falls:
     PROGRAM train --out runs/wsd --resume --steps 5000"""
 
 GROUPS = {
