@@ -130,7 +130,7 @@ CASES |= {
             within("hf", lambda hf: _ruin(hf / "model.safetensors", "model.layers.0.mlp.up_proj.weight", 1e5)),
         ),
         "too large for the type to write": Case(
-            "up_proj.weight would hold NaN or infinite numbers as F16; write it as F32 or BF16",
+            "up_proj.weight would hold NaN or infinite numbers as F16; write it as BF16 or F32",
             "convert hf new --type F16",
             within("hf", lambda hf: _ruin(hf / "model.safetensors", "model.layers.0.mlp.up_proj.weight", 1e5)),
         ),
@@ -934,8 +934,8 @@ CASES |= {
         "log a folder": Case("log.jsonl", RESUME, folder("run/log.jsonl")),
         "full disk later": Case("log.jsonl cannot be written .*; make room, then", RESUME, limit=600, may_change=LATER),
         "full disk at the save": Case(
-            "step 4 cannot be saved in run/saves .*; the save of step 2 is whole; make room",
-            RESUME + " --save-every 2",
+            "step 3 cannot be saved in run/saves .*; the save of step 2 is whole; make room",
+            RESUME + " --save-every 1",
             limit=6000,
             may_change=LATER,
         ),

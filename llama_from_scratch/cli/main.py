@@ -14,8 +14,10 @@ EXAMPLES = f"""examples:
   {PROGRAM} generate "The capital of France is" --max-new-tokens 20
   {PROGRAM} chat "What is a rainbow?"
   {PROGRAM} evaluate book.txt
+  {PROGRAM} train my-texts/ --out runs/mine
   {PROGRAM} convert {EMBEDDED} smollm2 --type BF16
   {PROGRAM} inspect
+  {PROGRAM} bench decode
 
 Each command explains itself: {PROGRAM} generate --help
 The model is {EMBEDDED}, which comes with the project, unless --model names another."""
@@ -77,5 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         known = isinstance(error, OSError) and error.filename and error.strerror
         advice = "check the name, and that you may read it"
         message = f"{error.filename}: {error.strerror}; {advice}" if known else " ".join(str(error).split())
+        if isinstance(error, OSError) and error.strerror and not known:  # a stream, which has no name
+            message = f"the output cannot be written ({error.strerror}); make room, or send it elsewhere"
         print(f"error: {message}", file=sys.stderr)
         return 2

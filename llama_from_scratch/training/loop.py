@@ -18,7 +18,7 @@ from .log import Log, Record
 from .loss import MicroBatch, backward, mean_loss
 from .optimizer import adamw
 from .recipe import Recipe
-from .run import Run
+from .run import Run, reopen, write_recipe
 from .saves import State, restore, save
 from .tokens import read_tokens
 
@@ -114,6 +114,8 @@ def train(
         return {"kind": "sample", "step": state.step, "seed": state.step, "text": text}
 
     with _alone(run), closing(Log(run.log, restore(run, state))) as log:
+        if reopen(run.folder).recipe != recipe:  # `resume` gave it another end
+            write_recipe(run.folder, recipe)
         while state.step < recipe.steps:
             started = time.perf_counter()
             numbers = range(state.step * recipe.accumulate, (state.step + 1) * recipe.accumulate)

@@ -17,7 +17,7 @@ from ..model import Llama
 from ..tokenizer import Tokenizer
 from .files import remove_unfinished, written_whole
 from .recipe import option
-from .run import Run, write_recipe
+from .run import Run
 
 
 @dataclass
@@ -172,6 +172,4 @@ def resume(run: Run, given: dict[str, object]) -> Run:
                 f"{option(name)} cannot be changed from {old} to {value}: the run in {run.folder} is at step {done}, "
                 f"and the learning rate falls from step {begins} on; begin a new run with another --out"
             )
-    if recipe != run.recipe:
-        write_recipe(run.folder, recipe)
     return Run(run.folder, recipe)
