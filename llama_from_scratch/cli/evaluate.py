@@ -22,8 +22,8 @@ EXAMPLES = """examples:
     cat chapter*.txt | PROGRAM evaluate - --json
 
 The model reads a window of tokens, and then moves on by the stride. Each token but the first is predicted once, with
-at least window - stride tokens before it, as far as the text has them. So compare only numbers of the same window and
-stride: more context makes every text easier to predict."""
+at least window - stride + 1 tokens before it, as far as the text has them. So compare only numbers of the same window
+and stride: more context makes every text easier to predict."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
