@@ -460,6 +460,10 @@ def test_a_piece_of_a_million_characters_takes_no_time(tmp_path):
 def test_unused_pieces():
     """One that nothing leads to is a row of the embedding and no more. One that can be joined is not known here."""
     assert plain(odd({"a": (0.0, Kind.NORMAL), "[PAD]": (0.0, Kind.UNUSED)}), "[PAD]")[-1] < 259
+    tok = odd({"a": (0.0, Kind.NORMAL), "q": (0.0, Kind.UNUSED), "qa": (0.0, Kind.NORMAL)})
+    theirs = sentencepiece.SentencePieceProcessor(model_proto=tokenizer_model(tok))
+    for text in ("q", "qa", "aqa", "qq a"):
+        assert plain(tok, text) == theirs.encode(text)
     with pytest.raises(ValueError, match="'aa', is not to be used although it can be joined"):
         odd({"a": (0.0, Kind.NORMAL), "aa": (0.0, Kind.UNUSED)})
 

@@ -78,7 +78,8 @@ class SentencePieceTokenizer(Tokenizer):
 
         self._ids_of_bytes = [ids_of(Kind.BYTE)[f"<0x{byte:02X}>"] for byte in range(256)]
         self._user_defined = ids_of(Kind.USER_DEFINED)
-        self._ids_of_text = ids_of(Kind.NORMAL, Kind.UNUSED)
+        unused = {text: i for text, i in ids_of(Kind.UNUSED).items() if len(text) > 1}  # a character: in bytes
+        self._ids_of_text = ids_of(Kind.NORMAL) | unused
         # A character without a piece stands as a negative number until everything is joined.
         missing = set("".join(self._ids_of_text)) - self._ids_of_text.keys()
         self._ids_of_text |= {char: ~ord(char) for char in missing}

@@ -153,7 +153,7 @@ class Tokenizer:
             found = self._cache.get(piece)
             if found is None:
                 found = self._encode_piece(piece)
-                if len(self._cache) < 100_000:  # enough for the words of any text, and no more memory than that
+                if len(self._cache) < 100_000 and len(piece) <= 100:  # enough for the words of any text, and not more
                     self._cache[piece] = found
             ids += found
         return ids
