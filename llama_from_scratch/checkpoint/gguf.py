@@ -42,7 +42,8 @@ class GGUFFile(gguf.GGUFReader):
         try:
             super().__init__(path, "c")  # private pages: arrays are writable, as torch wants them, and the file is not
         except (ValueError, KeyError, IndexError, OverflowError, MemoryError) as error:
-            why = re.sub(r"np\.\w+\((.*?)\)", r"\1", str(error))
+            plain = {UnicodeDecodeError: "a name in it is not UTF-8", OverflowError: "a size in it is too large"}
+            why = plain.get(type(error)) or re.sub(r"np\.\w+\((.*?)\)", r"\1", str(error))
             raise CheckpointError(f"{path} is not a whole GGUF file ({why}); download it again") from None
 
     def _get(self, offset: Any, dtype: Any, count: Any = 1, override_order: Any = None) -> np.ndarray:

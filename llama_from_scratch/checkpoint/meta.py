@@ -96,8 +96,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
             raise CheckpointError(
                 f"{path} asks for {found[1]} to be run, and holds more than weights; it is not opened: {SAFER}"
             ) from None
-        why = str(error).strip().partition("\n")[0].partition(". ")[0]
-        why = "it is damaged" if not why or why.startswith("[enforce fail") else why  # the place in torch's own source
+        why = str(error) if isinstance(error, zipfile.BadZipFile) else "what it holds is damaged"
         raise CheckpointError(f"{path} is not a whole file of torch.save ({why}); download it again") from None
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise CheckpointError(f"{path} must hold a dictionary of weights by their names; {SAFER}")
