@@ -102,7 +102,7 @@ def test_a_finished_run_that_is_resumed_changes_nothing(begun):
         ),
         ({"steps": 20}, "--steps is 20, and the run in {run} began with 12"),
         ({"dim": 32}, "--dim is 32, and the run in {run} began with 16"),
-        ({"data": ("other.txt",)}, "--data is ('other.txt',), and the run"),
+        ({"data": ("other.txt",)}, "the text is other.txt, and the run in {run} began with"),
         ({"seed": 5}, "--seed is 5, and the run in {run} began with 0"),
     ],
 )
@@ -255,11 +255,12 @@ def test_a_loss_that_is_no_number_saves_nothing(begun):
 
 
 def test_texts_too_short_for_a_batch_say_so(text, tmp_path):
-    run = begin(tmp_path / "run", Recipe(data=(str(text),), steps=4, **{**SMALL, "context": 1000, "batch_size": 50}))
+    recipe = Recipe(data=(str(text),), steps=4, **{**SMALL, "context": 1000, "batch_size": 50})
     with pytest.raises(
         ValueError, match=r"a batch of 50 windows of 1000 needs 51,000; give more text, a smaller batch"
     ):
-        go_on(run)
+        begin(tmp_path / "run", recipe)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
