@@ -153,6 +153,6 @@ PRESETS: dict[str, LlamaConfig] = {
     "SmolLM2-135M":           _preset(49152,   576,  30,   9,   3,  1536, 1e5,   8192, tied=True),
     "SmolLM2-360M":           _preset(49152,   960,  32,  15,   5,  2560, 1e5,   8192, tied=True),
     "SmolLM2-1.7B":           _preset(49152,  2048,  24,  32,  32,  8192, 1.3e5, 8192, tied=True),
-    "Folio-6M":               _preset(4096,    256,   6,   8,   4,   704, 1e4,    256, tied=True),  # our own
+    "Folio-5M":               _preset(4096,    256,   6,   8,   4,   704, 1e4,    256, tied=True),  # our own
 }
 # fmt: on

@@ -1,7 +1,7 @@
 """Release a trained run as a model folder: bf16 weights, tokenizer, log, curve, and a card of computed numbers.
 
-    python tools/model_card.py RUN llama_from_scratch/models/Folio-6M --hardware "one thread of …"
-    python tools/model_card.py --again llama_from_scratch/models/Folio-6M     the card alone, from what lies there
+    python tools/model_card.py RUN llama_from_scratch/models/Folio-5M --hardware "one thread of …"
+    python tools/model_card.py --again llama_from_scratch/models/Folio-5M     the card alone, from what lies there
 
 The card reads the log and the recipe, and evaluates the released weights on each held-out work. Typed by hand is the
 hardware alone, which is kept in recipe.json.
@@ -158,7 +158,7 @@ def curve(records: list[dict], path: Path) -> None:
     axes.annotate(
         "held-out works", (last["step"] * each, last["loss"]), (-4, 14), textcoords="offset points", ha="right"
     )
-    axes.set(xlabel="tokens read (millions)", ylabel="loss (nats a token)", ylim=(2.5, 8.5), title="Folio-6M learns")
+    axes.set(xlabel="tokens read (millions)", ylabel="loss (nats a token)", ylim=(2.5, 8.5), title="Folio-5M learns")
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 

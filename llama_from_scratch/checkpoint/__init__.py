@@ -1,7 +1,7 @@
 """Released weights in, models out.
 
 A name is one of
-- "SmolLM2-135M-Instruct" or "Folio-6M", the models that come with the project;
+- "SmolLM2-135M-Instruct" or "Folio-5M", the models that come with the project;
 - the path of a GGUF file;
 - the path of a Hugging Face folder (config.json and safetensors), or of one .safetensors file in such a folder;
 - the path of a folder in Meta's layout (params.json and consolidated.00.pth), or of one such .pth file;

@@ -6,7 +6,7 @@ from pathlib import Path
 from .stored import CheckpointError
 
 EMBEDDED = "SmolLM2-135M-Instruct"
-FOLIO = "Folio-6M"  # trained by this project; its folder has a MODEL_CARD.md
+FOLIO = "Folio-5M"  # trained by this project; its folder has a MODEL_CARD.md
 
 
 def embedded_path() -> Path:
