@@ -141,6 +141,29 @@ def test_once_the_learning_rate_falls_the_end_is_fixed(given, begun):
         resume(reopen(run.folder), given)
 
 
+def test_a_run_on_the_cpu_leaves_gpus_alone(begun, monkeypatch):
+    """A process that starts CUDA takes memory on the GPU, and those on others may want it."""
+
+    def started(*_):
+        raise AssertionError("CUDA was started")
+
+    run = begun(stop_at=4)
+    for name in ("get_rng_state", "get_rng_state_all", "set_rng_state"):
+        monkeypatch.setattr(torch.cuda, name, started)
+    assert go_on(run)[0].step == 12
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_chance_on_a_gpu_goes_on_where_it_was(begun):
+    run = begun(stop_at=1)
+    state = fresh_state(run.recipe, "cuda")
+    torch.rand(5, device="cuda")
+    saves.save(run, state, run.tokenizer(), run.log.stat().st_size, keep=1)
+    expected = torch.rand(5, device="cuda")
+    saves.restore(run, state)
+    assert torch.equal(torch.rand(5, device="cuda"), expected)
+
+
 # --- what can go wrong -------------------------------------------------------------------------------------------
 
 

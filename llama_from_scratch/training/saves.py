@@ -104,7 +104,8 @@ def _numbers(content: object, step: int) -> tuple[int, float, int]:
 def _tensors(state: State) -> dict[str, torch.Tensor]:
     """The optimizer's memory and the state of the random number generators, by name."""
     tensors = {"rng.cpu": torch.get_rng_state()}
-    tensors |= {f"rng.cuda.{i}": rng for i, rng in enumerate(torch.cuda.get_rng_state_all())}
+    if (device := next(state.model.parameters()).device).type == "cuda":  # others are not woken for it
+        tensors["rng.cuda"] = torch.cuda.get_rng_state(device)
     for weight, memory in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{weight}.{name}": tensor for name, tensor in memory.items()}
     return tensors
@@ -131,9 +132,8 @@ def _restore_tensors(state: State, tensors: dict[str, torch.Tensor]) -> None:
             memory.setdefault(int(weight), {})[what] = tensor.clone()
     state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": memory})
     torch.set_rng_state(tensors["rng.cpu"])
-    for i in range(torch.cuda.device_count()):
-        if f"rng.cuda.{i}" in tensors:
-            torch.cuda.set_rng_state(tensors[f"rng.cuda.{i}"], i)
+    if weights[0].device.type == "cuda" and "rng.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["rng.cuda"], weights[0].device)
 
 
 def last_step(run: Run) -> int:
