@@ -10,6 +10,7 @@ from llama_from_scratch.checkpoint.embedded import EMBEDDED, embedded_path
 from llama_from_scratch.checkpoint.gguf import GGUFFile
 from llama_from_scratch.tokenizer import Tokenizer, load_tokenizer, train_bpe
 from llama_from_scratch.tokenizer.gguf import gguf_fields
+from llama_from_scratch.tokenizer.sentencepiece import Kind, Piece, SentencePieceTokenizer
 from llama_from_scratch.tokenizer.split import DIGIT, GPT2
 
 SETTINGS = ["pieces", "merges", "special", "patterns", "whole_first", "bos_id", "eos_id", "add_bos", "chat_template"]
@@ -143,4 +144,37 @@ def test_what_we_learned_comes_back_from_gguf(kind, tmp_path):
 def test_ways_of_cutting_text_without_a_name_are_refused(patterns, whole_first):
     tok = Tokenizer([b"a"], {}, {}, patterns, whole_first=whole_first)
     with pytest.raises(ValueError, match="GGUF has no name .* gpt-2, smollm, llama-bpe"):
+        gguf_fields(tok)
+
+
+@pytest.mark.parametrize("name", ["bos", "eos"])
+def test_a_begin_or_end_that_is_no_special_token_is_refused(name, tmp_path):
+    """tokenizer.json with it could be written, but not read again."""
+    tok = Tokenizer([b"a", b"b"], {}, {"<|b|>": 1}, (GPT2,), **{f"{name}_id": 0})
+    with pytest.raises(ValueError, match=f"its {name} token, 0 'a', is no special token.*make it a special token"):
+        tok.save(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("pieces", "special"), [([b"a", b"a"], {}), ([b"a", b"b"], {"a": 1})])
+def test_tokens_that_are_spelled_alike_are_refused(pieces, special, tmp_path):
+    tok = Tokenizer(pieces, {}, special, (GPT2,))
+    for write in (tok.save, lambda _: gguf_fields(tok)):
+        with pytest.raises(ValueError, match="the tokens 0 and 1 are both spelled 'a'"):
+            write(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("token", [-1, 2])
+def test_a_special_token_outside_the_vocabulary_is_refused(token):
+    with pytest.raises(ValueError, match=f"the <.x.> token is {token}; the vocabulary has the ids 0 to 1"):
+        Tokenizer([b"a", b"b"], {}, {"<|x|>": token}, (GPT2,))
+
+
+@pytest.mark.parametrize("ends", [{"bos_id": 1}, {"eos_id": 2}, {}])
+def test_gguf_always_gives_a_sentencepiece_tokenizer_a_begin_and_an_end(ends):
+    names = [Piece("<unk>", 0.0, Kind.UNKNOWN), Piece("<s>", 0.0, Kind.CONTROL), Piece("</s>", 0.0, Kind.CONTROL)]
+    in_bytes = [Piece(f"<0x{byte:02X}>", 0.0, Kind.BYTE) for byte in range(256)]
+    tok = SentencePieceTokenizer([*names, *in_bytes], add_bos=False, **ends)
+    with pytest.raises(ValueError, match="no bos or no eos token.*save the model in another format"):
         gguf_fields(tok)

@@ -125,7 +125,7 @@ def gguf_fields(tokenizer: Tokenizer) -> dict[str, Any]:
     """The metadata of a GGUF file from which `read_gguf_tokenizer` and llama.cpp read the same tokenizer.
 
     Raises:
-        ValueError: if it cuts text in a way for which GGUF has no name.
+        ValueError: if it cuts text in a way for which GGUF has no name, or if GGUF cannot say something else of it.
     """
     fields = (_sentencepiece_fields if isinstance(tokenizer, SentencePieceTokenizer) else _byte_level_fields)(tokenizer)
     fields |= {
@@ -142,6 +142,11 @@ def _sentencepiece_fields(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
         raise ValueError(
             f"a space goes before the texts of this tokenizer {tokenizer.prefix}, which GGUF cannot say; "
             "convert from a folder with the tokenizer.model of this model instead of its tokenizer.json"
+        )
+    if tokenizer.bos_id is None or tokenizer.eos_id is None:
+        raise ValueError(
+            "it has no bos or no eos token, and in GGUF a tokenizer of SentencePiece's kind always has them, tokens 1 and "
+            "2 if the file names none; save the model in another format"
         )
     tokenizer.check_scores("GGUF")
     return {

@@ -39,9 +39,18 @@ def save_hugging_face_tokenizer(tokenizer: "Tokenizer", folder: Path) -> None:
 
 
 def vocabulary(tokenizer: "Tokenizer") -> list[str]:
-    """Each token as files spell it, by id: bytes as visible characters, special tokens as they are."""
+    """Each token as files spell it, by id: bytes as visible characters, special tokens as they are.
+
+    Raises:
+        ValueError: if two are spelled alike.
+    """
+    ids: dict[str, int] = {}
     names = {token: name for name, token in tokenizer.special.items()}
-    return [names[i] if i in names else spell(piece) for i, piece in enumerate(tokenizer.pieces)]
+    vocab = [names[i] if i in names else spell(piece) for i, piece in enumerate(tokenizer.pieces)]
+    for i, token in enumerate(vocab):
+        if (first := ids.setdefault(token, i)) != i:
+            raise ValueError(f"the tokens {first} and {i} are both spelled {token!r}, and files tell tokens by that")
+    return vocab
 
 
 def ranked_merges(tokenizer: "Tokenizer", vocab: list[str]) -> list[tuple[str, str]]:
@@ -51,10 +60,20 @@ def ranked_merges(tokenizer: "Tokenizer", vocab: list[str]) -> list[tuple[str, s
 
 
 def tokenizer_json(tokenizer: "Tokenizer") -> dict[str, Any]:
-    """The content of tokenizer.json, as the library `tokenizers` reads it."""
+    """The content of tokenizer.json, as the library `tokenizers` reads it.
+
+    Raises:
+        ValueError: if it cannot say what this tokenizer does.
+    """
     from .sentencepiece import SentencePieceTokenizer  # here, because it is built on the module that imports this one
     from .sentencepiece_json import sentencepiece_parts
 
+    for name, token in (("bos", tokenizer.bos_id), ("eos", tokenizer.eos_id)):
+        if token is not None and token not in tokenizer.special.values():
+            raise ValueError(
+                f"its {name} token, {token} {tokenizer.tokens[token]!r}, is no special token, and tokenizer.json must "
+                "name one; make it a special token"
+            )
     text: list[dict[str, Any]] = [{"Sequence": {"id": "A", "type_id": 0}}]
     begin: list[dict[str, Any]] = []
     names: dict[str, Any] = {}

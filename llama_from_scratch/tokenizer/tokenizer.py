@@ -40,7 +40,8 @@ class Tokenizer:
         add_bos: bool = False,
         chat_template: str | None = None,
     ) -> None:
-        for name, token in (("bos", bos_id), ("eos", eos_id)):
+        named = [*special.items(), ("bos", bos_id), ("eos", eos_id)]
+        for name, token in named:
             if token is not None and not 0 <= token < len(pieces):
                 raise ValueError(f"the {name} token is {token}; the vocabulary has the ids 0 to {len(pieces) - 1}")
         if add_bos and bos_id is None:
