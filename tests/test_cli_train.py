@@ -6,6 +6,7 @@ import pty
 import re
 import resource
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import types
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from test_cli import COMMAND, hear_ctrl_c
 
 from llama_from_scratch.checkpoint.run_folder import saves_in
@@ -179,11 +181,30 @@ def test_two_processes_cannot_train_the_same_run(text, out, capsys):
 
 def test_no_room_for_a_save(text, out):
     """The system refuses files above 8 KB, as a full disk would; what was saved is not touched."""
-    command = [*COMMAND, "train", text, "--out", out, "--steps", "40", "--save-every", "2", *SIZE]
-    subprocess.run([*command[:-1], "2", "--steps", "4"], check=True, capture_output=True, timeout=120)
-    before = sorted(os.listdir(f"{out}/saves"))
+    assert main(["train", text, "--out", out, "--steps", "4", "--save-every", "2", *SIZE]) == 0
+    shutil.rmtree(f"{out}/saves/step-00000004")
+    before = {path: path.read_bytes() for path in Path(out, "saves").rglob("*") if path.is_file()}
+    assert {path.parent.name for path in before} == {"step-00000002"}
     limited = subprocess.run(
-        [*COMMAND, "train", "--out", out + "2", text, "--steps", "40", "--save-every", "2", *SIZE],
+        [*COMMAND, "train", "--out", out, "--resume"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192)),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert limited.returncode == 2
+    assert re.fullmatch(
+        rf"error: step 4 cannot be saved in {re.escape(out)}/saves \(.*(File too large|Errno 27).*\); "
+        r"the save of step 2 is whole; make room, then give --resume\n",
+        limited.stderr,
+    )
+    assert {path: path.read_bytes() for path in Path(out, "saves").rglob("*") if path.is_file()} == before
+    assert main(["train", "--out", out, "--resume"]) == 0
+
+
+def test_no_room_for_a_new_run(text, out):
+    limited = subprocess.run(
+        [*COMMAND, "train", text, "--out", out, "--steps", "4", *SIZE],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192)),
         capture_output=True,
         text=True,
@@ -191,8 +212,7 @@ def test_no_room_for_a_save(text, out):
     )
     assert limited.returncode == 2
     assert re.fullmatch(r"error: .*(File too large|Errno 27).*\n", limited.stderr)
-    assert not os.path.exists(out + "2")
-    assert sorted(os.listdir(f"{out}/saves")) == before
+    assert not os.path.exists(out)
 
 
 def test_the_bar_on_a_terminal(text, out):
@@ -237,19 +257,26 @@ def test_weights_and_biases_if_it_is_installed(text, out, capsys, monkeypatch):
     assert capsys.readouterr().err == "error: --wandb needs the package wandb; run: pip install wandb\n"
 
     class Tracker:
-        logged = []
+        opened, logged, closed = 0, [], 0
+
+        def __init__(self, **given):
+            Tracker.opened += 1
 
         def __enter__(self):
             return self
 
         def __exit__(self, *_):
-            pass
+            Tracker.closed += 1
 
         def log(self, numbers, step):
             self.logged.append((step, numbers))
 
-    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **given: Tracker()))
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=Tracker))
+    with FileLock(Path(out, ".lock")):  # another process trains it: nothing of its is opened
+        assert main(["train", "--out", out, "--resume", "--wandb", "mine"]) == 2
+    assert Tracker.opened == 0
     assert main(["train", "--out", out, "--resume", "--wandb", "mine"]) == 0
+    assert Tracker.opened == Tracker.closed == 1
     assert [step for step, _ in Tracker.logged] == [1, 2, 2, 2]
     assert Tracker.logged[0][1]["step/loss"] == log(out)[0]["loss"]
 

@@ -1,7 +1,7 @@
 """The log as other programs draw it. Each gives a function that takes a record."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 
 from .log import Record
@@ -38,15 +38,24 @@ def tensorboard(run: Run) -> Iterator[Track]:
 
 @contextmanager
 def weights_and_biases(run: Run, project: str) -> Iterator[Track]:
-    """A run of Weights & Biases with the name of the folder; it goes on in the same one."""
+    """A run of Weights & Biases with the name of the folder; it goes on in the same one.
+
+    It drops records of a step below the last that it has seen. A run that was killed repeats the steps since its last
+    save, so of those the curves show what the killed process did.
+    """
     try:
         import wandb
     except ImportError:
         raise ImportError("--wandb needs the package wandb; run: pip install wandb") from None
-    name = run.folder.resolve().name
-    with wandb.init(project=project, name=name, id=name, resume="allow", config=asdict(run.recipe)) as tracker:
+    name, tracker = run.folder.resolve().name, None
+    with ExitStack() as stack:
 
         def track(record: Record) -> None:
+            nonlocal tracker
+            if tracker is None:  # not earlier: a process that is refused the run would open another one's
+                settings = asdict(run.recipe)
+                opened = wandb.init(project=project, name=name, id=name, resume="allow", config=settings)
+                tracker = stack.enter_context(opened)
             numbers = _numbers(record)
             tracker.log({f"{record['kind']}/{name}": value for name, value in numbers.items()}, step=record["step"])
 
