@@ -98,6 +98,7 @@ MISTAKES = {
     "onto a GGUF file": (["source", "file.gguf"], "already exists; add --overwrite to replace it"),
     "into the current folder": (["source", "."], "is the current folder or holds it"),
     "under a file": (["source", "file/new"], "cannot be written"),
+    "a name that is too long": (["source", "n" * 300], "cannot be written (File name too long)"),
 }
 
 
@@ -149,6 +150,22 @@ def test_what_comes_into_the_folder_meanwhile_stays(source):
 
     convert(source, source, dtype="BF16", overwrite=True, progress=progress)
     assert (source / "late.txt").read_text() == "mine"
+
+
+def test_two_programs_do_not_save_to_one_folder(source):
+    """The second one is refused, and the first one goes on as if nothing had been."""
+    older, newer = load_model(source), Llama(SMALL)
+    save_model(newer, source.parent / "newer")
+
+    def progress(done):
+        with pytest.raises(CheckpointError, match="another program is saving to .*source now; wait"):
+            save_model(older, source, format="meta", overwrite=True)
+
+    convert(source.parent / "newer", source, overwrite=True, progress=progress)
+    assert same(load_model(source), newer)
+    save_model(older, source, overwrite=True)  # now it may
+    assert same(load_model(source), older)
+    assert sorted(os.listdir(source.parent)) == ["newer", "source"]
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -366,6 +383,20 @@ def test_a_full_disk(tmp_path):
         assert sorted(os.listdir(tmp_path)) == ["huggingface", "meta"]
     finally:
         subprocess.run(["umount", "-l", tmp_path], check=True)
+
+
+def test_a_disk_inside_the_folder_is_not_emptied(source):
+    inside = source / "notes" / "disk"
+    inside.mkdir(parents=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", inside], capture_output=True).returncode:
+        pytest.skip("only root can mount a small disk")
+    try:
+        (inside / "today.txt").write_text("mine")
+        with pytest.raises(CheckpointError, match="notes/disk is on another disk than .*source.*choose another folder"):
+            convert(source, source, dtype="BF16", overwrite=True)
+        assert (inside / "today.txt").read_text() == "mine" and os.listdir(source.parent) == ["source"]
+    finally:
+        subprocess.run(["umount", "-l", inside], check=True)
 
 
 def test_where_folders_cannot_be_exchanged_in_one_step(source, monkeypatch):

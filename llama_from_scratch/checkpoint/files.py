@@ -6,10 +6,12 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
+
+from filelock import FileLock, Timeout  # torch brings it along
 
 from .stored import CheckpointError
 
@@ -70,13 +72,51 @@ def replacing(folder: Path, overwrite: bool, with_tokenizer: bool) -> Iterator[P
     If the block fails, nothing has changed.
 
     Raises:
-        CheckpointError: if `folder` is a file, is the current folder, holds a model and `overwrite` is False, or cannot
-            be written.
+        CheckpointError: if `folder` is a file, is the current folder, holds a model and `overwrite` is False, is being
+            written by another program, or cannot be written.
     """
+    name = folder
     try:
-        name, folder = folder, folder.resolve()  # a link stays a link; what it points to is replaced
+        folder = _place(name)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(folder, name):
+            # Siblings: on the same disk, so that renaming is one step.
+            staging, aside = folder.with_name(f".{folder.name}.saving"), folder.with_name(f".{folder.name}.old")
+            if aside.exists() and not folder.exists():  # killed between the two renames of `_exchange`
+                aside.rename(folder)
+            if folder.exists():
+                _check_old(folder, name, overwrite)
+            shutil.rmtree(staging, ignore_errors=True)  # of a save that was killed
+            staging.mkdir()
+            try:
+                yield staging
+                for file in staging.iterdir():
+                    file.chmod(staging.stat().st_mode & 0o666)  # as the umask says; safetensors: the owner only
+                    with file.open("rb") as written:
+                        os.fsync(written.fileno())  # also a power cut finds whole files under the new names
+                if folder.exists():
+                    for entry in folder.iterdir():  # as it is now: files may have come since the writing began
+                        tokenizer = with_tokenizer and TOKENIZER_FILE.fullmatch(entry.name)
+                        if not (MODEL_FILE.fullmatch(entry.name) or tokenizer or (staging / entry.name).exists()):
+                            _link(entry, staging / entry.name)
+                    shutil.copymode(folder, staging)
+                    _exchange(staging, folder, aside)
+                else:
+                    staging.rename(folder)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)  # by now the old model, or the new one, not finished
+    except OSError as error:
+        raise CheckpointError(
+            f"{name} cannot be written ({reason(error)}); make room, or choose another folder"
+        ) from None
+
+
+def _place(name: Path) -> Path:
+    """Where the folder is that is to be replaced, if it is one that can be."""
+    try:
+        folder = name.resolve()  # a link stays a link; what it points to is replaced
     except RuntimeError:
-        raise CheckpointError(f"{folder} is a link that leads to itself; remove it, or choose another folder") from None
+        raise CheckpointError(f"{name} is a link that leads to itself; remove it, or choose another folder") from None
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{name} is a file; give the name of a folder")
     if Path.cwd().is_relative_to(folder):
@@ -88,40 +128,43 @@ def replacing(folder: Path, overwrite: bool, with_tokenizer: bool) -> Iterator[P
         raise CheckpointError(
             f"{folder} is where a disk begins, and a folder is replaced as a whole; save to a folder inside it"
         )
-    staging = folder.with_name(f".{folder.name}.saving")  # siblings: on the same disk, so that renaming is one step
-    aside = folder.with_name(f".{folder.name}.old")
-    if aside.exists() and not folder.exists():  # killed between the two renames of `_exchange`
-        aside.rename(folder)
-    entries = folder.iterdir() if folder.exists() else []
-    old = sorted(entry.name for entry in entries if MODEL_FILE.fullmatch(entry.name))
+    return folder
+
+
+@contextmanager
+def _alone(folder: Path, name: Path) -> Iterator[None]:
+    """Two programs that save to one folder would mix their files. The system lifts the lock when a program dies."""
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise CheckpointError(
+            f"another program is saving to {name} now; wait until it has finished, or choose another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows keeps what is open
+            os.unlink(lock.lock_file)  # while it is still ours
+        lock.release()
+
+
+def _check_old(folder: Path, name: Path, overwrite: bool) -> None:
+    """Whether what is in the folder may be replaced, and can be."""
+    old = sorted(entry.name for entry in folder.iterdir() if MODEL_FILE.fullmatch(entry.name))
     if old and not overwrite:
         raise CheckpointError(
             f"{name} already holds a model ({old[0]}); pass overwrite=True to replace it, or choose another folder"
         )
-    try:
-        staging.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(staging, ignore_errors=True)  # of a save that was killed
-        staging.mkdir()
-        yield staging
-        for file in staging.iterdir():
-            file.chmod(staging.stat().st_mode & 0o666)  # as the umask says; safetensors lets only the owner read
-            with file.open("rb") as written:
-                os.fsync(written.fileno())  # also a power cut finds whole files under the new names
-        if folder.exists():
-            for entry in folder.iterdir():  # as it is now: files may have come since the writing began
-                replaced = MODEL_FILE.fullmatch(entry.name) or (with_tokenizer and TOKENIZER_FILE.fullmatch(entry.name))
-                if not replaced and not (staging / entry.name).exists():
-                    _link(entry, staging / entry.name)
-            shutil.copymode(folder, staging)
-            _exchange(staging, folder, aside)
-        else:
-            staging.rename(folder)
-    except OSError as error:
-        raise CheckpointError(
-            f"{name} cannot be written ({reason(error)}); make room, or choose another folder"
-        ) from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)  # by now the old model, or the new one that was not finished
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    for place, _, _ in os.walk(folder, onerror=stop):
+        if os.stat(place).st_dev != folder.stat().st_dev:  # what is on it would be copied, and then deleted there
+            raise CheckpointError(
+                f"{place} is on another disk than {name}, which is replaced as a whole; choose another folder"
+            )
 
 
 def _link(source: Path, target: Path) -> None:
