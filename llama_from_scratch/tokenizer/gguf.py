@@ -145,8 +145,8 @@ def _sentencepiece_fields(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
         )
     if tokenizer.bos_id is None or tokenizer.eos_id is None:
         raise ValueError(
-            "it has no bos or no eos token, and in GGUF a tokenizer of SentencePiece's kind always has them, tokens 1 and "
-            "2 if the file names none; save the model in another format"
+            "it has no bos or no eos token, and in GGUF a tokenizer of SentencePiece's kind always has them (tokens 1 "
+            "and 2 if the file names none); save the model in another format"
         )
     tokenizer.check_scores("GGUF")
     return {
