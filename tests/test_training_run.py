@@ -255,11 +255,17 @@ def test_a_full_disk_ends_it_with_the_old_save_whole(where, begun, monkeypatch):
     assert go_on(reopen(run.folder))[0].step == 12
 
 
-def test_what_a_killed_process_left_is_cleared_away(begun):
+def test_what_a_killed_process_left_is_cleared_away(begun, tmp_path):
+    (tmp_path / ".unfinished-run" / "run" / "data").mkdir(parents=True)  # of `begin`
+    (tmp_path / ".unfinished-other" / "other").mkdir(parents=True)  # of another run, which may be alive
     run = begun(stop_at=4)
-    (run.saves / ".unfinished-abc").mkdir()
-    (run.saves / ".unfinished-abc" / "model.safetensors").write_bytes(b"half")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".unfinished-other", "run"]
+    names = {p.name for p in run.folder.iterdir()}
+    for folder, file in ((run.saves, "model.safetensors"), (run.folder, "run.json")):
+        (folder / ".unfinished-abc").mkdir()
+        (folder / ".unfinished-abc" / file).write_bytes(b"half")
     go_on(run)
+    assert {p.name for p in run.folder.iterdir()} == names
     assert sorted(p.name for p in run.saves.iterdir()) == ["step-00000008", "step-00000012"]
 
 

@@ -26,10 +26,11 @@ def written_whole(path: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Clear away what a process that was killed was writing."""
+def remove_unfinished(folder: Path, name: str | None = None) -> None:
+    """Clear away what a process that was killed was writing in a folder: all of it, or what was to become `name`."""
     for staging in folder.glob(".unfinished-*"):
-        shutil.rmtree(staging, ignore_errors=True)
+        if name is None or (staging / name).exists():
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def sync(path: Path) -> None:

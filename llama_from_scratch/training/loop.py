@@ -14,6 +14,7 @@ from ..generation import Sampling, generate
 from ..model import Llama
 from ..tokenizer import Tokenizer
 from .batches import Batches, in_order
+from .files import remove_unfinished
 from .log import Log, Record
 from .loss import MicroBatch, backward, mean_loss
 from .optimizer import adamw
@@ -114,6 +115,7 @@ def train(
         return {"kind": "sample", "step": state.step, "seed": state.step, "text": text}
 
     with _alone(run), closing(Log(run.log, restore(run, state))) as log:
+        remove_unfinished(run.folder)
         if reopen(run.folder).recipe != recipe:  # `resume` gave it another end
             write_recipe(run.folder, recipe)
         while state.step < recipe.steps:

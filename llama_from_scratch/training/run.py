@@ -23,7 +23,7 @@ from ..checkpoint.run_folder import saves_in
 from ..tokenizer import Tokenizer, load_tokenizer, train_bpe
 from .batches import Batches
 from .corpora import Progress
-from .files import written_whole
+from .files import remove_unfinished, written_whole
 from .recipe import Recipe
 from .texts import read_texts
 from .tokens import PARTS, read_tokens, write_tokens
@@ -71,6 +71,7 @@ def begin(folder: Path, recipe: Recipe, progress: Progress | None = None) -> Run
     report = progress and (lambda n: progress("encoding the texts", n, total))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(folder.parent, folder.name)
         with written_whole(folder) as unfinished:
             unfinished.mkdir()
             (unfinished / "tokenizer").mkdir()
