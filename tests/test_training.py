@@ -303,6 +303,21 @@ def test_no_more_is_held_out_for_the_sake_of_a_long_line(tmp_path):
     ]
 
 
+def test_the_mark_that_some_editors_put_before_a_text_is_no_part_of_it(tmp_path):
+    (tmp_path / "a.txt").write_bytes("\ufeffTitle\nA \ufeff within stays.".encode())
+    train, held_out = read_texts([str(tmp_path)])
+    assert train[0].text + held_out[0].text == "Title\nA \ufeff within stays."
+
+
+def test_no_text_counts_twice(tmp_path):
+    (tmp_path / "a.txt").write_text("one\ntwo\n")
+    file = (tmp_path / "a.txt").resolve()
+    for sources in ([str(file), str(file)], [str(tmp_path), f"{tmp_path}/../{tmp_path.name}/a.txt"]):
+        with pytest.raises(ValueError) as error:
+            read_texts(sources)
+        assert str(error.value) == f"the text {file} is given twice, and would count twice; give it once"
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -395,6 +410,8 @@ def test_the_log_forgets_what_was_never_saved(tmp_path):
         ({"learning_rate": float("nan")}, "--learning-rate is nan; it must be a finite number"),
         ({"learning_rate": float("inf")}, "--learning-rate is inf; it must be a finite number"),
         ({"clip": 0.0}, "--clip is 0.0; it must be above 0"),
+        ({"clip": True}, "--clip is True; it must be a finite number"),
+        ({"clip": 10**400}, "--clip is 1"),
         ({"weight_decay": -0.1}, "--weight-decay is -0.1; it must be a finite number of at least 0"),
         ({"final_learning_rate": 2.0}, "--final-learning-rate is 2.0; it must be from 0 to 1"),
         ({"schedule": "linear"}, "--schedule is 'linear'; it must be one of cosine, wsd"),
@@ -410,3 +427,9 @@ def test_recipes_that_cannot_be(changes, message, as_users_run_it):
     with pytest.raises(ValueError) as error:
         Recipe(**{"data": ("x",), "steps": 100, **changes})
     assert str(error.value).startswith(message)
+
+
+def test_a_whole_number_does_for_a_fraction(as_users_run_it):
+    whole = Recipe(data=("x",), steps=10, warmup=0, clip=1, weight_decay=0, learning_rate=1, vocab_size=300)
+    assert whole == Recipe(**vars(whole) | {"clip": 1.0, "weight_decay": 0.0, "learning_rate": 1.0})
+    assert whole.learning_rate_at(0) == 1

@@ -109,6 +109,8 @@ def test_whole_works_are_held_out(index):
     train, held_out = read_texts(["shakespeare", "web-bible"])
     assert [d.name for d in held_out] == ["shakespeare/tempest", "web-bible/ruth"]
     assert [d.name for d in train] == ["shakespeare/king-lear", "web-bible/genesis", "web-bible/song-of-solomon"]
+    with pytest.raises(ValueError, match="^the text shakespeare is given twice, and would count twice; give it once$"):
+        read_texts(["shakespeare", "web-bible", "shakespeare"])
 
 
 def test_a_file_in_the_cache_that_is_damaged_is_fetched_again(index):

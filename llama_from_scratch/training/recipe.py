@@ -1,7 +1,7 @@
 """What is to be trained, on what, and how: everything that decides the weights that come out."""
 
 from dataclasses import dataclass, fields
-from math import isfinite
+from sys import float_info
 
 import torch
 
@@ -9,6 +9,7 @@ from ..config import LlamaConfig
 from .schedule import SCHEDULES, warmup_cosine, warmup_stable_decay
 
 PRECISIONS = ("float32", "bfloat16")
+LARGEST_FLOAT = float_info.max  # a larger int can be written, but is no float
 LARGEST = 10**10  # parameters, of 16 bytes each while they are trained
 
 
@@ -56,7 +57,7 @@ class Recipe:
             least = 0 if field.name in ("warmup", "decay", "seed") else 1
             if field.type is int and (type(value) is not int or value < least):
                 refuse(field.name, f"a whole number of at least {least}")
-            if field.type is float and not (isinstance(value, float) and isfinite(value) and value >= 0):
+            if field.type is float and not (type(value) in (int, float) and 0 <= value <= LARGEST_FLOAT):
                 refuse(field.name, "a finite number of at least 0")
         if not self.data:
             raise ValueError("there is no text to train on; give a text file, a folder, or a named corpus")

@@ -23,16 +23,24 @@ def read_texts(sources: Sequence[str], progress: Progress | None = None) -> tupl
         (of a line longer than another twentieth, from within).
 
     Raises:
-        ValueError: for a source that does not exist, is not UTF-8 text, or holds no text.
+        ValueError: for a source that does not exist, is not UTF-8 text, holds no text, or is given twice.
     """
-    train, held_out = [], []
+    train, held_out, seen = [], [], set()
+
+    def once(what: str | Path) -> None:
+        if what in seen:
+            raise ValueError(f"the text {what} is given twice, and would count twice; give it once")
+        seen.add(what)
+
     for source in sources:
         if source in CORPORA:
+            once(source)
             for work, text in corpus_texts(source, progress).items():
                 group = held_out if work in CORPORA[source].held_out else train
                 group.append(Document(f"{source}/{work}", text))
             continue
         for file in _files(source):
+            once(file.resolve())
             text = _read(file)
             part = len(text) // HELD_OUT
             cut = len(text) - part
@@ -59,7 +67,7 @@ def _files(source: str) -> list[Path]:
 
 def _read(file: Path) -> str:
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8").removeprefix("\ufeff")  # the mark that some editors begin with
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not text in UTF-8 (byte {error.start}); convert it first") from None
     if not text.strip():
