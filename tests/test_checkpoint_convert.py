@@ -208,17 +208,50 @@ def test_a_model_without_a_tokenizer_does_not_get_an_older_one(source, tmp_path)
     assert set(os.listdir(source)) == {"config.json", "model.safetensors"}
 
 
-@pytest.mark.parametrize("format", ["huggingface", "meta"])
-def test_a_tokenizer_that_the_format_cannot_hold_stays_behind(tmp_path, format):
+def test_a_tokenizer_that_the_format_cannot_hold_stays_behind(tmp_path):
     """Here one of SentencePiece's kind with a piece that is found before anything is joined."""
     names = [Piece("<unk>", 0.0, Kind.UNKNOWN), Piece("<s>", 0.0, Kind.CONTROL), Piece("</s>", 0.0, Kind.CONTROL)]
     in_bytes = [Piece(f"<0x{byte:02X}>", 0.0, Kind.BYTE) for byte in range(256)]
     vocabulary = [*names, *in_bytes, Piece("<sep>", 0.0, Kind.USER_DEFINED)]
     tokenizer = SentencePieceTokenizer(vocabulary, bos_id=1, eos_id=2)
     save_model(Llama(SMALL), tmp_path / "a.gguf", tokenizer=tokenizer)
-    (remark,) = convert(tmp_path / "a.gguf", tmp_path / "b", format)
+    (remark,) = convert(tmp_path / "a.gguf", tmp_path / "b")
     assert remark.startswith("the tokenizer stays behind: ") and "<sep>" in remark
     assert same(load_model(tmp_path / "a.gguf"), load_model(tmp_path / "b"))
+
+
+@pytest.mark.parametrize("chat_template", [None, "{{ bos_token }}{{ messages[0].content }}"])
+def test_meta_gets_a_tokenizer_model_where_that_can_hold_the_tokenizer(tmp_path, chat_template):
+    names = [Piece("<unk>", 0.0, Kind.UNKNOWN), Piece("<s>", 0.0, Kind.CONTROL), Piece("</s>", 0.0, Kind.CONTROL)]
+    in_bytes = [Piece(f"<0x{byte:02X}>", 0.0, Kind.BYTE) for byte in range(256)]
+    vocabulary = [*names, *in_bytes, *(Piece(text, -float(i), Kind.NORMAL) for i, text in enumerate(["ab", "a", "b"]))]
+    for add_bos in (True, False):
+        tokenizer = SentencePieceTokenizer(vocabulary, bos_id=1, eos_id=2, add_bos=add_bos, chat_template=chat_template)
+        save_model(Llama(SMALL), tmp_path / "a.gguf", tokenizer=tokenizer, overwrite=True)
+        remarks = convert(tmp_path / "a.gguf", tmp_path / "b", "meta", overwrite=True)
+        assert (tmp_path / "b" / "tokenizer.model").exists() == add_bos  # of it, one cannot say that it does not
+        assert (remarks == []) == add_bos and (tmp_path / "b" / "tokenizer.json").exists() == (not add_bos)
+        back = load_tokenizer(tmp_path / "b")
+        assert (back.add_bos, back.chat_template, back.tokens) == (add_bos, chat_template, tokenizer.tokens)
+        assert back.encode("abba") == tokenizer.encode("abba")
+
+
+@pytest.mark.parametrize("format", ["meta", "gguf"])
+def test_a_tokenizer_of_a_larger_model_stays_behind(source, format):
+    train_bpe(TEXT + "Zebras, quaggas and wild donkeys!", vocab_size=SMALL.vocab_size + 1).save(source)
+    target = source.parent / ("new.gguf" if format == "gguf" else "new")
+    (remark,) = convert(source, target, format)
+    assert remark.startswith("the tokenizer stays behind: it has 301 tokens and the model only 300")
+    assert same(load_model(target), load_model(source))
+
+
+def test_the_folder_of_a_run_is_not_made_a_model(source, run):
+    target = source.parent / "run"
+    target.mkdir()
+    (target / "run.json").write_text("{}")
+    code, _, error = run("convert", "source", "run", cwd=source.parent)
+    assert code == 2 and "run is the folder of a training run, and stays one; choose another folder" in error
+    assert os.listdir(target) == ["run.json"]
 
 
 def test_a_link_to_a_file_stays_a_link(source):

@@ -3,12 +3,14 @@
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from .files import CanSave, TokenizerFiles
 from .formats import format_for, open_checkpoint, writer
 from .resolve import resolve
-from .stored import TYPES, Checkpoint, empty_model
+from .stored import TYPES, Checkpoint, CheckpointError, empty_model
 
 OWN_TOKENIZER = {"huggingface": "tokenizer.json", "meta": "tokenizer.model"}  # what other programs look for there
 ROUNDED = {"F32": {"F64"}, "F16": {"F64", "F32", "BF16"}, "BF16": {"F64", "F32", "F16"}}  # into each type
@@ -37,7 +39,9 @@ def convert(
     checkpoint = open_checkpoint(resolve(source))
     empty_model(checkpoint)
     dtype = dtype or _type(checkpoint)
-    tokenizer, remarks = _tokenizer(checkpoint.path, format)
+    if (target / "run.json").is_file():
+        raise CheckpointError(f"{target} is the folder of a training run, and stays one; choose another folder")
+    tokenizer, remarks = _tokenizer(checkpoint, format)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         writer(format)(checkpoint, target, dtype, tokenizer=tokenizer, overwrite=overwrite, progress=progress)
@@ -68,17 +72,37 @@ def _changes(checkpoint: Checkpoint, format: str, dtype: str) -> list[str]:
     return remarks
 
 
-def _tokenizer(path: Path, format: str) -> tuple[CanSave | None, list[str]]:
+@dataclass(frozen=True)
+class TokenizerModel:
+    """A tokenizer to be saved as Meta's own code reads it."""
+
+    content: bytes
+    chat_template: str | None
+
+    def save(self, folder: Path) -> None:
+        (folder / OWN_TOKENIZER["meta"]).write_bytes(self.content)
+        if self.chat_template is not None:
+            (folder / "chat_template.jinja").write_bytes(self.chat_template.encode())
+
+
+def _tokenizer(checkpoint: Checkpoint, format: str) -> tuple[CanSave | None, list[str]]:
     """What writes the tokenizer, and what there is to say about it."""
     from ..tokenizer import load_tokenizer
     from ..tokenizer.gguf import gguf_fields
+    from ..tokenizer.meta import tokenizer_model
     from ..tokenizer.save import tokenizer_json
 
+    path = checkpoint.path
     folder = path if path.is_dir() else path.parent if path.suffix == ".safetensors" else None
     if folder and format in OWN_TOKENIZER and (folder / OWN_TOKENIZER[format]).is_file():
         return TokenizerFiles.of(folder), []  # as it is, whatever it is
     try:
         tokenizer = load_tokenizer(path)
+        if len(tokenizer) > checkpoint.config.vocab_size:
+            raise ValueError(f"it has {len(tokenizer)} tokens and the model only {checkpoint.config.vocab_size}")
+        if format == "meta" and tokenizer.add_bos:  # whoever reads a tokenizer.model begins texts with bos
+            with suppress(ValueError):  # it is of another kind
+                return TokenizerModel(tokenizer_model(tokenizer), tokenizer.chat_template), []
         (gguf_fields if format == "gguf" else tokenizer_json)(tokenizer)  # before hours of writing: can it be said?
     except ValueError as error:
         nothing = None if format == "gguf" else TokenizerFiles(())  # nor must that of an older model stay in the folder

@@ -67,6 +67,8 @@ def tiktoken_file(tok: Tokenizer) -> bytes:
     ends = tok.stop_ids == {theirs[name] for name in ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")}
     if not (tok.patterns == (LLAMA3,) and tok.whole_first and begins and ends):
         raise ValueError("it cuts, begins or ends texts in another way than Llama 3")
+    if "eos_token" in (tok.chat_template or "") and tok.eos_id != theirs["<|end_of_text|>"]:
+        raise ValueError("its chat template writes another eos token than <|end_of_text|>")
     tokens = tok.pieces[:n]
     in_order = [tok.merges[pair][1] for pair in sorted(tok.merges, key=lambda pair: tok.merges[pair][0])]
     if tok.merges.keys() != merges_of_tokens(tokens).keys() or in_order != sorted(in_order):
