@@ -4,10 +4,12 @@ import importlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -51,7 +53,7 @@ def why_not(example: str) -> str | None:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
+def place(tmp_path_factory) -> Iterator[Path]:
     """The files that the examples speak of."""
     folder = tmp_path_factory.mktemp("examples")
     text = "\n".join(f"the {i} quick brown foxes jump over {i * i} lazy dogs" for i in range(300))
@@ -61,7 +63,8 @@ def place(tmp_path_factory) -> Path:
     (folder / "prompt.txt").write_text("Dear Sir or Madam,\n")
     (folder / "runs").mkdir()
     assert main(["convert", FOLIO, str(folder / "model.gguf")]) == 0
-    return folder
+    yield folder
+    shutil.rmtree(folder)  # a gigabyte of models
 
 
 def shell(line: str, place: Path) -> subprocess.Popen:

@@ -2,8 +2,10 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,12 +29,13 @@ PYTHON = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
+def place(tmp_path_factory) -> Iterator[Path]:
     """A folder that looks like the repository to the commands, and takes what they write."""
     folder = tmp_path_factory.mktemp("readme")
     for name in ("llama_from_scratch", "tests"):
         (folder / name).symlink_to(ROOT / name)
-    return folder
+    yield folder
+    shutil.rmtree(folder)  # a gigabyte of models
 
 
 def run(command: list[str] | str, place: Path) -> subprocess.CompletedProcess:
