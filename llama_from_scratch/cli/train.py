@@ -20,7 +20,7 @@ EXAMPLES = """examples:
     PROGRAM train my-texts/ --out runs/mine --steps 500
   Shakespeare and the Bible in modern English, fetched once:
     PROGRAM train shakespeare web-bible --out runs/folio --steps 2000
-  stopped by Ctrl-C, a crash or a power cut? Go on from the last save, as if nothing had happened:
+  stopped by Ctrl-C, a crash or a power cut? Go on from the last save:
     PROGRAM train --out runs/mine --resume
   what it has learned, also while it is still learning:
     PROGRAM generate "Once upon a time" --model runs/mine --temperature 0.8
@@ -55,7 +55,7 @@ GROUPS = {
         "decay": "steps of --schedule wsd in which it falls",
         "weight_decay": "pull of matrices towards 0",
         "clip": "largest norm of a gradient; longer ones are shortened",
-        "seed": "the same seed makes the same model on the same machine",
+        "seed": "the same seed makes the same model on the same CPU with the same --threads; on a GPU not tested",
         "precision": "float32, or bfloat16 for the matrix products: faster on a GPU, seldom on a CPU",
     },
 }

@@ -34,6 +34,9 @@ def generate(
         ValueError: if the prompt is empty, still text, or holds an id that the model does not know, or does not fit
             into the model's context together with `max_new_tokens`; if `max_new_tokens` is below 1; if
             `sampling.top_k` is more than the vocabulary; if `cache` holds the whole prompt or more.
+
+    Raises (as soon as it shows):
+        ValueError: if `cache` was made for another type or number of sequences, or has too small a capacity.
     """
     check_request(model, [prompt_ids], max_new_tokens, sampling)
     if cache is None:
