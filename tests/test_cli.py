@@ -556,6 +556,16 @@ def test_inspect_on_a_terminal_draws_tables(capsys, monkeypatch):
     assert "134,515,008" in text and "│" in text
 
 
+def test_inspect_of_a_tokenizer_that_stops_nowhere(capsys, tmp_path):
+    from llama_from_scratch.checkpoint import save_model
+    from llama_from_scratch.tokenizer import train_bpe
+
+    tokenizer = train_bpe("a text", 256, special=())
+    save_model(Llama(LlamaConfig(256, 16, 1, 2, 1, 8, 16)), tmp_path / "model", tokenizer=tokenizer)
+    assert main(["inspect", str(tmp_path / "model")]) == 0
+    assert re.search("^ *stops at +none$", capsys.readouterr().out, re.MULTILINE)
+
+
 def test_inspect_of_a_model_without_tokenizer(capsys, tmp_path):
     from llama_from_scratch.checkpoint import save_model
 

@@ -171,6 +171,13 @@ def test_a_special_token_outside_the_vocabulary_is_refused(token):
         Tokenizer([b"a", b"b"], {}, {"<|x|>": token}, (GPT2,))
 
 
+def test_a_folder_is_not_taken_for_a_tokenizer_file(tmp_path):
+    for name in ("tokenizer.json", "tokenizer.model"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match="has no tokenizer.json and no tokenizer.model"):
+        load_tokenizer(tmp_path)
+
+
 @pytest.mark.parametrize("ends", [{"bos_id": 1}, {"eos_id": 2}, {}])
 def test_gguf_always_gives_a_sentencepiece_tokenizer_a_begin_and_an_end(ends):
     names = [Piece("<unk>", 0.0, Kind.UNKNOWN), Piece("<s>", 0.0, Kind.CONTROL), Piece("</s>", 0.0, Kind.CONTROL)]

@@ -89,7 +89,7 @@ def _tokenizer(name: str) -> list[tuple[str, ...]]:
         ("tokens", f"{len(tok):,}, {len(tok.special)} of them special"),
         ("bos", named(tok.bos_id) + (", before every text" if tok.add_bos else ", not added to a text")),
         ("eos", named(tok.eos_id)),
-        ("stops at", ", ".join(named(token) for token in sorted(tok.stop_ids))),
+        ("stops at", ", ".join(named(token) for token in sorted(tok.stop_ids)) or "none"),
         ("chat template", "yes" if tok.chat_template else "no"),
     ]
 

@@ -22,8 +22,8 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
         path = path.parent
     if not path.is_dir():
         return read_gguf_tokenizer(path)
-    if (path / "tokenizer.json").exists():
+    if (path / "tokenizer.json").is_file():
         return read_hugging_face_tokenizer(path)
-    if (path / "tokenizer.model").exists():
+    if (path / "tokenizer.model").is_file():
         return read_tokenizer_model(path / "tokenizer.model", read_chat_template(path))
     raise ValueError(f"{path} has no tokenizer.json and no tokenizer.model; put the one of its model there")
