@@ -60,19 +60,19 @@ def run(arguments: argparse.Namespace) -> None:
     text = _prompt(arguments)
     model, tokenizer = options.load(arguments)
     prompt, watch, tally = tokenizer.encode(text), Stopwatch(), Tally()
-    how = (arguments.max_new_tokens, rule, tokenizer.stop_ids)
+    most, stop = arguments.max_new_tokens, tokenizer.stop_ids
 
     if arguments.samples != 1:
-        steps = stream_samples(model, prompt, arguments.samples, *how)
-        rows = _write_samples(steps, arguments, text, tokenizer, watch)
+        steps = stream_samples(model, prompt, arguments.samples, most, rule, stop)
+        rows = _write_samples(steps, arguments, text, prompt, tokenizer, watch)
     else:
         if speculates:
             draft = _draft(arguments, model, tokenizer)
             guesses = 4 if arguments.guesses is None else arguments.guesses
-            tokens = generate_speculative(model, prompt, how[0], draft, *how[1:], n_guesses=guesses, tally=tally)
+            tokens = generate_speculative(model, prompt, most, draft, rule, stop, n_guesses=guesses, tally=tally)
         else:
-            tokens = generate(model, prompt, *how)
-        rows = [_write_one(tokens, text, tokenizer, watch)]
+            tokens = generate(model, prompt, most, rule, stop)
+        rows = [_write_one(tokens, text, prompt, tokenizer, watch)]
     if arguments.tokens:
         write(f"prompt tokens: {' '.join(map(str, prompt))}\n")
         for row in rows:
@@ -86,10 +86,12 @@ def run(arguments: argparse.Namespace) -> None:
             )
 
 
-def _write_one(tokens: Iterator[int], text: str, tokenizer: Tokenizer, watch: Stopwatch) -> list[int]:
+def _write_one(
+    tokens: Iterator[int], text: str, prompt: list[int], tokenizer: Tokenizer, watch: Stopwatch
+) -> list[int]:
     """The text as it is made."""
     write(text, faint=True)
-    stream, new = tokenizer.stream(after=tokenizer.encode(text)), []
+    stream, new = tokenizer.stream(after=prompt), []
     for token in tokens:
         watch.tick()
         new.append(token)
@@ -102,6 +104,7 @@ def _write_samples(
     steps: Iterator[list[int | None]],
     arguments: argparse.Namespace,
     text: str,
+    prompt: list[int],
     tokenizer: Tokenizer,
     watch: Stopwatch,
 ) -> list[list[int]]:
@@ -120,7 +123,7 @@ def _write_samples(
             if any(rows):
                 write(f"--- sample {i} of {len(rows)}\n")
                 write(text, faint=True)
-                stream = tokenizer.stream(after=tokenizer.encode(text))
+                stream = tokenizer.stream(after=prompt)
                 write("".join(map(stream.push, row)) + stream.flush() + "\n")
     return rows
 
