@@ -15,7 +15,7 @@ from torch import Tensor
 from ..config import LlamaConfig
 from ..rope import adjacent_to_halves
 from .gguf_config import config_from_fields
-from .names import FROM_GGUF, translate
+from .names import FROM_GGUF, rotated_heads, translate
 from .stored import Checkpoint, CheckpointError, StoredTensor
 
 try:
@@ -115,12 +115,6 @@ def _stored_tensor(file: GGUFFile, tensor: gguf.ReaderTensor, config: LlamaConfi
     shape = tuple(int(n) for n in reversed(tensor.shape))  # GGUF counts dimensions from the fastest one
     read = partial(_read, file, tensor, shape, rotated_heads(name, config))
     return StoredTensor(name, tensor.name, shape, tensor.tensor_type.name, tensor.n_bytes, read)
-
-
-def rotated_heads(name: str, config: LlamaConfig) -> int | None:
-    """Heads in this weight or bias, if it is of queries or keys: their rows stand in adjacent pairs in a GGUF file."""
-    heads = {".q_proj.": config.n_heads, ".k_proj.": config.n_kv_heads}
-    return next((n for part, n in heads.items() if part in name), None)
 
 
 def _read(

@@ -15,9 +15,9 @@ from ..rope import halves_to_adjacent
 from ..tokenizer import Tokenizer
 from ..tokenizer.gguf import UNUSED, gguf_fields
 from .files import reason
-from .gguf import gguf, rotated_heads
+from .gguf import gguf
 from .gguf_config import check_sayable, config_to_fields, rope_divisors
-from .names import TO_GGUF, translate
+from .names import TO_GGUF, rotated_heads, translate
 from .stored import TYPES, Checkpoint, CheckpointError, StoredTensor, read_to_write
 
 GGUF_TYPES = (*TYPES, "Q8_0")

@@ -18,7 +18,7 @@ from ..config import LlamaConfig
 from ..rope import adjacent_to_halves
 from .files import PARAMS, read_json, reason, tokenizer_in
 from .meta_config import config_from_params
-from .names import FROM_META, translate
+from .names import FROM_META, rotated_heads, translate
 from .stored import TYPES, Checkpoint, CheckpointError, StoredTensor
 
 SAFER = "use the safetensors or GGUF version of this model"
@@ -160,12 +160,6 @@ def _stored_tensor(
     kind = next(kind for kind, dtype in TYPES.items() if dtype == parts[0].dtype)
     read = partial(_read, parts, shape, dimension, rotated_heads(ours, config))
     return StoredTensor(ours, name, shape, kind, sum(part.nbytes for part in parts), read)
-
-
-def rotated_heads(name: str, config: LlamaConfig) -> int | None:
-    """Heads in this weight, if it is of queries or keys: their rows stand in adjacent pairs in Meta's files."""
-    heads = {".q_proj.": config.n_heads, ".k_proj.": config.n_kv_heads}
-    return next((n for part, n in heads.items() if part in name), None)
 
 
 def _read(

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from ..rope import halves_to_adjacent
 from .files import PARAMS, CanSave, replacing, write_json
-from .meta import EMBEDDING, HEAD, SHARD, divided_dimension, rotated_heads
+from .meta import EMBEDDING, HEAD, SHARD, divided_dimension
 from .meta_config import LLAMA_3_VOCAB, params_from_config
-from .names import TO_META, translate
+from .names import TO_META, rotated_heads, translate
 from .stored import Checkpoint, CheckpointError, dtype_to_write, read_to_write
 
 

@@ -5,6 +5,8 @@ In all four, a weight is called by its layer and ".weight", and a bias by its la
 
 import re
 
+from ..config import LlamaConfig
+
 # {} stands for the number of the block.
 # fmt: off
 # ruff: noqa: E501
@@ -41,3 +43,10 @@ def translate(name: str, table: dict[str, str]) -> str:
     if layer not in table:
         return name
     return table[layer].format(number and number[1]) + dot + kind
+
+
+def rotated_heads(name: str, config: LlamaConfig) -> int | None:
+    """Heads in this weight or bias, if it is of queries or keys: their rows stand in adjacent pairs in
+    Meta's and in GGUF files."""
+    heads = {".q_proj.": config.n_heads, ".k_proj.": config.n_kv_heads}
+    return next((n for part, n in heads.items() if part in name), None)
