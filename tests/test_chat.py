@@ -26,7 +26,7 @@ TEMPLATES = {
 """,
     "Llama 2": """\
 {%- set system = messages[0]['content'] if messages[0]['role'] == 'system' -%}
-{%- for message in messages[1:] if system is string else messages -%}
+{%- for message in (messages[1:] if system is string else messages) -%}
     {%- if (message['role'] == 'user') != (loop.index0 is even) -%}{{ raise_exception('by turns') }}{%- endif -%}
     {%- set head = '<<SYS>>\n' ~ system ~ '\n<</SYS>>\n\n' if loop.first and system is string else '' -%}
     {%- if message['role'] == 'user' -%}
@@ -132,7 +132,8 @@ def test_messages_cannot_write_special_tokens(format_and_tok, content, place):
         return
     special = set(tok.special.values())
     assert [i for i in ids if i in special] == [i for i in plain if i in special]
-    assert (content if name == "ChatML" else content.strip()).replace("▁", " ") in tok.decode(ids)
+    written = content if name == "ChatML" else content.strip()
+    assert (written.replace("▁", " ") if name == "Llama 2" else written) in tok.decode(ids)
 
 
 @pytest.mark.parametrize("mark", ["[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"])
