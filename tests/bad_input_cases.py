@@ -932,7 +932,7 @@ CASES |= {
         "data.json nested": Case("train.npy cannot be read", RESUME, text("run/data/data.json", NESTED)),
         "tokenizer of the run missing": Case("tokenizer", RESUME, without("run/tokenizer/tokenizer.json")),
         "log a folder": Case("log.jsonl", RESUME, folder("run/log.jsonl")),
-        "full disk later": Case("log.jsonl cannot be written .*; make room, then", RESUME, limit=600, may_change=LATER),
+        "full disk later": Case("run.json cannot be written .*; make room, then", RESUME, limit=300, may_change=LATER),
         "full disk at the save": Case(
             "step 3 cannot be saved in run/saves .*; the save of step 2 is whole; make room",
             RESUME + " --save-every 1",

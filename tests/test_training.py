@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import math
+import resource
 
 import numpy as np
 import pytest
@@ -374,6 +375,17 @@ def test_tokens_that_are_not_what_was_written(harm, tok, tmp_path):
 
 
 # --- the log -----------------------------------------------------------------------------------------------------
+
+
+def test_a_log_on_a_full_disk_is_named(tmp_path):
+    log, old = Log(tmp_path / "log.jsonl", 0), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, old[1]))
+    try:
+        with pytest.raises(OSError, match=r"log.jsonl cannot be written \(File too large\); make room, then give"):
+            log.write({"kind": "step", "step": 1})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    log.close()
 
 
 def test_the_log_forgets_what_was_never_saved(tmp_path):

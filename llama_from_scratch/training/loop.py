@@ -10,6 +10,7 @@ import torch
 from filelock import FileLock, Timeout  # torch brings it along
 from torch import nn
 
+from ..checkpoint.files import reason
 from ..generation import Sampling, generate
 from ..model import Llama
 from ..tokenizer import Tokenizer
@@ -117,7 +118,12 @@ def train(
     with _alone(run), closing(Log(run.log, restore(run, state))) as log:
         remove_unfinished(run.folder)
         if reopen(run.folder).recipe != recipe:  # `resume` gave it another end
-            write_recipe(run.folder, recipe)
+            try:
+                write_recipe(run.folder, recipe)
+            except OSError as error:
+                raise OSError(
+                    f"{run.folder / 'run.json'} cannot be written ({reason(error)}); make room, then give --resume"
+                ) from None
         while state.step < recipe.steps:
             started = time.perf_counter()
             numbers = range(state.step * recipe.accumulate, (state.step + 1) * recipe.accumulate)
