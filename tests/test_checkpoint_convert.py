@@ -98,7 +98,7 @@ MISTAKES = {
     "onto a GGUF file": (["source", "file.gguf"], "already exists; add --overwrite to replace it"),
     "into the current folder": (["source", "."], "is the current folder or holds it"),
     "under a file": (["source", "file/new"], "cannot be written"),
-    "a name that is too long": (["source", "n" * 300], "cannot be written (File name too long)"),
+    "a name that is too long": (["source", "n" * 300], "File name too long"),
 }
 
 

@@ -212,8 +212,8 @@ def test_numbers_that_are_none(tmp_path, kind, value):
 @pytest.mark.parametrize(
     ("value", "kind", "expected"),
     [
-        (1e5, "F16", "would hold NaN or infinite numbers as F16; write it as F32 or BF16"),
-        (-1e5, "F16", "would hold NaN or infinite numbers as F16; write it as F32 or BF16"),
+        (1e5, "F16", "would hold NaN or infinite numbers as F16; write it as BF16 or F32"),
+        (-1e5, "F16", "would hold NaN or infinite numbers as F16; write it as BF16 or F32"),
         (3.4e38, "BF16", "would hold NaN or infinite numbers as BF16"),
         (1e7, "Q8_0", "up_proj.weight has numbers up to 1e.07, too large for Q8_0, .* write F32 or BF16"),
     ],
