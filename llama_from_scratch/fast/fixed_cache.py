@@ -27,6 +27,8 @@ class FixedLayerCache(LayerCache):
 class FixedCache(KVCache):
     """A `KVCache` whose every layer is a `FixedLayerCache`. Call `aim` before each pass."""
 
+    layer_type = FixedLayerCache
+
     def __init__(
         self,
         config: LlamaConfig,
@@ -36,8 +38,7 @@ class FixedCache(KVCache):
         device: torch.device | str = "cpu",
         compiled: bool = False,
     ) -> None:
-        shape = (batch, config.n_kv_heads, capacity, config.head_dim)
-        self.layers = [FixedLayerCache(shape, dtype, device) for _ in range(config.n_layers)]
+        super().__init__(config, batch, capacity, dtype, device)
         self.capacity, self.compiled = capacity, compiled
         if compiled:  # CUDA graphs then read and write these buffers where they are, without a copy
             for layer in self.layers:

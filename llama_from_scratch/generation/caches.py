@@ -16,11 +16,7 @@ class GrowingLayerCache(LayerCache):
     Doubling means that each token is moved about once, however long the text becomes.
     """
 
-    def __init__(
-        self, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device | str, limit: int
-    ) -> None:
-        super().__init__(shape, dtype, device)
-        self.limit = limit
+    limit: int
 
     def make_room(self, needed: int) -> None:
         capacity = self.keys.shape[2]
@@ -36,6 +32,8 @@ class GrowingCache(KVCache):
     never moves what it holds; the numbers that they give back are the same.
     """
 
+    layer_type = GrowingLayerCache
+
     def __init__(
         self,
         config: LlamaConfig,
@@ -43,8 +41,9 @@ class GrowingCache(KVCache):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        shape = (batch, config.n_kv_heads, 0, config.head_dim)
-        self.layers = [GrowingLayerCache(shape, dtype, device, config.max_seq_len) for _ in range(config.n_layers)]
+        super().__init__(config, batch, 0, dtype, device)
+        for layer in self.layers:
+            layer.limit = config.max_seq_len
 
 
 def fan_out(cache: KVCache, n: int) -> KVCache:
