@@ -115,6 +115,7 @@ def test_search_as_you_type(page, site):
     page.keyboard.press("Control+k")
     page.keyboard.type("RMSNorm")
     page.wait_for_selector("#pst-search-dialog #search-results li a", timeout=15_000)
+    assert page.locator("#pst-search-dialog #search-results li a").count() >= 1
 
 
 @pytest.mark.browser
