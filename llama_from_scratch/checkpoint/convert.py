@@ -39,8 +39,6 @@ def convert(
     checkpoint = open_checkpoint(resolve(source))
     empty_model(checkpoint)
     dtype = dtype or _type(checkpoint)
-    if (target / "run.json").is_file():
-        raise CheckpointError(f"{target} is the folder of a training run, and stays one; choose another folder")
     tokenizer, remarks = _tokenizer(checkpoint, format)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)

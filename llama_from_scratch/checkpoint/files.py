@@ -72,7 +72,7 @@ def replacing(folder: Path, overwrite: bool, with_tokenizer: bool) -> Iterator[P
     If the block fails, nothing has changed.
 
     Raises:
-        CheckpointError: if `folder` is a file, is the current folder, holds a model and `overwrite` is False, is being
+        CheckpointError: if `folder` is a file, a training run, the current folder, holds a model and `overwrite` is False, is being
             written by another program, or cannot be written.
     """
     name = folder
@@ -119,6 +119,8 @@ def _place(name: Path) -> Path:
         raise CheckpointError(f"{name} is a link that leads to itself; remove it, or choose another folder") from None
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{name} is a file; give the name of a folder")
+    if (folder / "run.json").is_file():
+        raise CheckpointError(f"{name} is the folder of a training run, and stays one; choose another folder")
     if Path.cwd().is_relative_to(folder):
         raise CheckpointError(
             f"{name} is the current folder or holds it, and a folder is replaced as a whole; "
