@@ -45,7 +45,7 @@ class KVCache:
     Costs 2 · n_layers · n_kv_heads · head_dim numbers for each token of each sequence: what GQA makes small.
     """
 
-    layer_type = LayerCache
+    _layer_type = LayerCache
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class KVCache:
         device: torch.device | str = "cpu",
     ) -> None:
         shape = (batch, config.n_kv_heads, capacity, config.head_dim)
-        self.layers = [self.layer_type(shape, dtype, device) for _ in range(config.n_layers)]
+        self.layers = [self._layer_type(shape, dtype, device) for _ in range(config.n_layers)]
 
     @property
     def length(self) -> int:

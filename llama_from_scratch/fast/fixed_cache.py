@@ -27,7 +27,7 @@ class FixedLayerCache(LayerCache):
 class FixedCache(KVCache):
     """A `KVCache` whose every layer is a `FixedLayerCache`. Call `aim` before each pass."""
 
-    layer_type = FixedLayerCache
+    _layer_type = FixedLayerCache
 
     def __init__(
         self,

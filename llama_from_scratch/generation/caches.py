@@ -32,7 +32,7 @@ class GrowingCache(KVCache):
     never moves what it holds; the numbers that they give back are the same.
     """
 
-    layer_type = GrowingLayerCache
+    _layer_type = GrowingLayerCache
 
     def __init__(
         self,
