@@ -19,7 +19,7 @@ from llama_from_scratch.tokenizer import train_bpe
 from llama_from_scratch.training import Recipe, take_step
 from llama_from_scratch.training.batches import Batches, in_order
 from llama_from_scratch.training.log import Log, read_log
-from llama_from_scratch.training.loss import IGNORE, backward, mean_loss, next_token_loss
+from llama_from_scratch.training.loss import IGNORE, NextTokenLoss, backward, mean_loss, next_token_loss
 from llama_from_scratch.training.optimizer import adamw, parameter_groups
 from llama_from_scratch.training.schedule import warmup_cosine, warmup_stable_decay
 from llama_from_scratch.training.texts import Document, read_texts
@@ -68,9 +68,9 @@ def test_the_gradient_is_that_of_transformers(tied, tmp_path):
 
     expected = theirs(input_ids=tokens, labels=labels).loss
     expected.backward()
-    loss = backward(model, [(tokens[:, :-1], labels[:, 1:])], FP32)
+    loss = backward(NextTokenLoss(model), [(tokens[:, :-1], labels[:, 1:])], FP32)
 
-    assert loss == pytest.approx(expected.item(), abs=1e-5)
+    assert float(loss) == pytest.approx(expected.item(), abs=1e-5)
     gradients = {name: weight.grad for name, weight in theirs.named_parameters()}
     for name, weight in model.named_parameters():
         reference = gradients[translate(name, TO_HUGGING_FACE)]
@@ -86,18 +86,38 @@ def test_the_loss_of_half_precision_logits_is_computed_in_fp32():
     assert float(loss) == pytest.approx(float(exact), rel=1e-6)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("at_a_time", [1, 7, 64, 100, 191])
+def test_logits_of_a_few_tokens_at_a_time_are_the_same_loss(at_a_time, tied):
+    """Parts of equal and of unequal many, with targets that do not count among them, and one part of no others."""
+    model, (tokens, targets) = strong_model(tie_embeddings=tied), batch(3, 64, ignored=20)
+    targets[0] = IGNORE
+    whole, parts = NextTokenLoss(model), NextTokenLoss(model, max_logits=at_a_time * 128)
+    whole(tokens, targets).backward()
+    expected = [weight.grad.clone() for weight in model.parameters()]
+    model.zero_grad()
+    loss = parts(tokens, targets)
+    loss.backward()
+    reference = next_token_loss(model(tokens), targets)
+    assert loss.item() == pytest.approx(reference.item(), rel=1e-6)
+    for weight, gradient in zip(model.parameters(), expected, strict=True):
+        assert (weight.grad - gradient).norm() < 1e-6 * gradient.norm()
+    with torch.no_grad():
+        assert parts(tokens, targets).item() == pytest.approx(reference.item(), rel=1e-6)
+
+
 def test_accumulated_micro_batches_of_unequal_size_are_one_big_batch():
     """The mean of means, which many loops take, is another number here."""
     parts = [batch(2, 64, ignored=120), batch(2, 64), batch(2, 64, ignored=60)]
     together = tuple(torch.cat(column) for column in zip(*parts, strict=True))
     model = strong_model()
-    big = backward(model, [together], FP32)
+    big = backward(NextTokenLoss(model), [together], FP32)
     expected = [weight.grad.clone() for weight in model.parameters()]
     model.zero_grad()
-    small = backward(model, parts, FP32)
-    means = [mean_loss(model, [part], FP32) for part in parts]
+    small = backward(NextTokenLoss(model), parts, FP32)
+    means = [mean_loss(NextTokenLoss(model), [part], FP32) for part in parts]
 
-    assert small == pytest.approx(big, abs=1e-5)
+    assert float(small) == pytest.approx(float(big), abs=1e-5)
     assert abs(sum(means) / 3 - big) > 1e-2
     for weight, gradient in zip(model.parameters(), expected, strict=True):
         torch.testing.assert_close(weight.grad, gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
@@ -105,7 +125,7 @@ def test_accumulated_micro_batches_of_unequal_size_are_one_big_batch():
 
 def test_mean_loss_weighs_tokens_and_leaves_no_gradient():
     model, parts = strong_model(), [batch(1, 64, ignored=60), batch(3, 32)]
-    found = mean_loss(model, parts, FP32)
+    found = mean_loss(NextTokenLoss(model), parts, FP32)
     total = sum(next_token_loss(model(tokens), targets).item() for tokens, targets in parts)
     assert found == pytest.approx(total / (4 + 96), rel=1e-5)
     assert all(weight.grad is None for weight in model.parameters())
@@ -115,21 +135,21 @@ def test_one_batch_can_be_learned_by_heart():
     recipe = Recipe(data=("x",), steps=150, warmup=10, learning_rate=3e-3, vocab_size=128)
     model, one = Llama(small_config()), batch(4, 32)
     optimizer = adamw(model, recipe.learning_rate, weight_decay=0.0)
-    first = mean_loss(model, [one], FP32)
+    first = mean_loss(NextTokenLoss(model), [one], FP32)
     for step in range(recipe.steps):
-        take_step(model, optimizer, [one], recipe, step)
+        take_step(NextTokenLoss(model), optimizer, [one], recipe, step)
     assert first == pytest.approx(math.log(128), abs=0.3)
-    assert mean_loss(model, [one], FP32) < 0.05
+    assert mean_loss(NextTokenLoss(model), [one], FP32) < 0.05
 
 
 def test_bfloat16_autocast_trains_fp32_weights():
     recipe = Recipe(data=("x",), steps=10, warmup=0, precision="bfloat16", vocab_size=128)
     model, one = Llama(small_config()), batch(4, 32)
     optimizer = adamw(model, 1e-3)
-    losses = [take_step(model, optimizer, [one], recipe, step)[0] for step in range(10)]
+    losses = [take_step(NextTokenLoss(model), optimizer, [one], recipe, step)[0] for step in range(10)]
     assert losses[-1] < losses[0]
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
-    assert losses[0] != mean_loss(Llama(small_config()), [one], FP32)  # it was another arithmetic
+    assert losses[0] != mean_loss(NextTokenLoss(Llama(small_config())), [one], FP32)  # it was another arithmetic
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
@@ -140,7 +160,7 @@ def test_a_loss_that_is_no_number_ends_it_and_leaves_the_weights(broken):
     model.norm.register_forward_hook(lambda _module, _inputs, output: output * broken)
     before = [weight.detach().clone() for weight in model.parameters()]
     with pytest.raises(ValueError, match=r"^in step 4 the loss is nan .* smaller --learning-rate than 0\.002"):
-        take_step(model, optimizer, [batch(2, 16)], recipe, 3)
+        take_step(NextTokenLoss(model), optimizer, [batch(2, 16)], recipe, 3)
     assert all(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
 
 
@@ -150,7 +170,7 @@ def test_the_gradient_is_clipped_to_the_norm_that_the_recipe_says():
     kept = {}
     optimizer = adamw(model, 1e-3)
     optimizer.register_step_pre_hook(lambda *_: kept.update(g=[w.grad.clone() for w in model.parameters()]))
-    _, norm = take_step(model, optimizer, [batch(2, 16)], recipe, 0)
+    _, norm = take_step(NextTokenLoss(model), optimizer, [batch(2, 16)], recipe, 0)
     clipped = math.sqrt(sum(float(g.double().square().sum()) for g in kept["g"]))
     assert norm > 0.25
     assert clipped == pytest.approx(0.25, rel=1e-4)
@@ -182,7 +202,7 @@ def test_an_update_is_adamw_as_the_paper_writes_it():
     m = {name: torch.zeros_like(weight) for name, weight in start.items()}
     v = {name: torch.zeros_like(weight) for name, weight in start.items()}
     for t in (1, 2):
-        backward(model, [batch(2, 16)], FP32)
+        backward(NextTokenLoss(model), [batch(2, 16)], FP32)
         for name, weight in model.named_parameters():
             g = weight.grad.double()
             m[name], v[name] = 0.9 * m[name] + 0.1 * g, 0.95 * v[name] + 0.05 * g * g

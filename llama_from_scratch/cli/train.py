@@ -9,6 +9,9 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from types import FrameType
 
+import torch
+
+from ..fast.compile import check_compiler, compile_blocks
 from ..training import Recipe, Routine, begin, fresh_state, reopen, resume, train
 from ..training.recipe import option
 from ..training.trackers import tensorboard, weights_and_biases
@@ -89,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("where it runs")
     group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …, or mps (default: %(default)s)")
     group.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: PyTorch decides)")
-    group.add_argument("--compile", action="store_true", help="compile the model first: minutes, then faster on a GPU")
+    group.add_argument("--compile", action="store_true", help="compile the blocks first: a minute, then faster steps")
 
 
 def _add(group: argparse._ArgumentGroup, field, text: str) -> None:
@@ -112,6 +115,8 @@ def run(arguments: argparse.Namespace) -> None:
     routine = Routine(**{name: value for name, value in looks.items() if value is not None})
     options.set_threads(arguments.threads)
     device = options.device(arguments.device)
+    if arguments.compile:
+        check_compiler(torch.device(device))
     folder = Path(arguments.out).expanduser()
 
     if arguments.resume:
@@ -123,7 +128,7 @@ def run(arguments: argparse.Namespace) -> None:
             job = begin(folder, Recipe(**{"data": (), **given}), progress)  # it says itself that there is no text
     state, tokenizer = fresh_state(job.recipe, device), job.tokenizer()
     if arguments.compile:
-        state.model.compile()
+        compile_blocks(state.model)
 
     with ExitStack() as stack:
         trackers = []

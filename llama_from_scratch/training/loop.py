@@ -17,7 +17,7 @@ from ..tokenizer import Tokenizer
 from .batches import Batches, in_order
 from .files import remove_unfinished
 from .log import Log, Record
-from .loss import MicroBatch, backward, mean_loss
+from .loss import MicroBatch, NextTokenLoss, backward, mean_loss
 from .optimizer import adamw
 from .recipe import Recipe
 from .run import Run, reopen, write_recipe
@@ -51,7 +51,11 @@ def fresh_state(recipe: Recipe, device: torch.device | str = "cpu") -> State:
 
 
 def take_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, micro_batches: list[MicroBatch], recipe: Recipe, step: int
+    objective: NextTokenLoss,
+    optimizer: torch.optim.Optimizer,
+    micro_batches: list[MicroBatch],
+    recipe: Recipe,
+    step: int,
 ) -> tuple[float, float]:
     """One update of the weights. Gives the loss before it, and the norm of the gradient before it was clipped.
 
@@ -60,8 +64,9 @@ def take_step(
     """
     for group in optimizer.param_groups:
         group["lr"] = recipe.learning_rate_at(step)
-    loss = backward(model, micro_batches, recipe.autocast(micro_batches[0][0].device))
-    norm = float(nn.utils.clip_grad_norm_(model.parameters(), recipe.clip))
+    loss = backward(objective, micro_batches, recipe.autocast(micro_batches[0][0].device))
+    norm = nn.utils.clip_grad_norm_(objective.parameters(), recipe.clip)
+    loss, norm = torch.stack((loss, norm)).tolist()  # the one moment of a step in which a GPU is waited for
     if not (isfinite(loss) and isfinite(norm)):
         raise ValueError(
             f"in step {step + 1} the loss is {loss} and the norm of the gradient {norm}; nothing of it was saved. "
@@ -85,6 +90,7 @@ def train(
         OSError: if the disk is full. The last save is whole in any case.
     """
     recipe, device = run.recipe, next(state.model.parameters()).device
+    objective = NextTokenLoss(state.model)
     if len(tokenizer) != recipe.vocab_size:
         raise ValueError(
             f"the tokenizer in {run.folder} has {len(tokenizer)} tokens, and its recipe says {recipe.vocab_size}; "
@@ -103,9 +109,10 @@ def train(
 
     def evaluation() -> Record:
         micro_batches = in_order(held_out, recipe.context, recipe.batch_size, routine.evaluate_tokens)
-        loss = mean_loss(state.model, map(to_device, micro_batches), recipe.autocast(device))
+        loss = mean_loss(objective, map(to_device, micro_batches), recipe.autocast(device))
         return {"kind": "held_out", "step": state.step, "loss": loss}
 
+    @torch.compiler.set_stance("force_eager")  # blocks compiled for whole batches would be compiled anew for each token
     def sample() -> Record:
         start = prompt or [end]  # behind the end of a document begins the next
         room = recipe.context - len(start)
@@ -128,7 +135,7 @@ def train(
             started = time.perf_counter()
             numbers = range(state.step * recipe.accumulate, (state.step + 1) * recipe.accumulate)
             loss, norm = take_step(
-                state.model, state.optimizer, [to_device(batches[i]) for i in numbers], recipe, state.step
+                objective, state.optimizer, [to_device(batches[i]) for i in numbers], recipe, state.step
             )
             seconds = time.perf_counter() - started
             state.step, state.seconds = state.step + 1, state.seconds + seconds

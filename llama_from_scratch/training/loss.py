@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..model import Llama
 
 IGNORE = -100  # a target that does not count: padding, or a part of the text that is not to be learned
 
@@ -14,38 +17,65 @@ IGNORE = -100  # a target that does not count: padding, or a part of the text th
 MicroBatch = tuple[Int[Tensor, "_batch _seq"], Int[Tensor, "_batch _seq"]]
 
 
-def next_token_loss(logits: Float[Tensor, "batch seq vocab"], targets: Int[Tensor, "batch seq"]) -> Float[Tensor, ""]:
+def next_token_loss(logits: Float[Tensor, "*tokens vocab"], targets: Int[Tensor, "*tokens"]) -> Float[Tensor, ""]:
     """-log p(target), summed over all positions whose target is not `IGNORE`; in fp32 whatever type the logits have.
 
     A sum and not a mean, because means of unequal many cannot be averaged: divide by the targets that count.
     """
-    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
+    return F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), ignore_index=IGNORE, reduction="sum")
 
 
-def backward(model: nn.Module, micro_batches: Sequence[MicroBatch], precision: AbstractContextManager) -> float:
+class NextTokenLoss(nn.Module):
+    """A model and its loss as one module: tokens and targets in, `next_token_loss` out.
+
+    In large vocabularies the logits are far larger than all that the model itself keeps: 128,256 for each of 4 · 4096
+    tokens are 8.4 GB in fp32. So they are computed for a part of the tokens at a time, and again in the backward pass:
+    never more than `max_logits` of them exist. Where all fit, nothing is computed twice.
+    """
+
+    def __init__(self, model: Llama, max_logits: int = 2**27) -> None:
+        super().__init__()
+        self.model, self.max_logits = model, max_logits
+
+    def forward(self, tokens: Int[Tensor, "batch seq"], targets: Int[Tensor, "batch seq"]) -> Float[Tensor, ""]:
+        x, targets = self.model.hidden(tokens).flatten(0, 1), targets.flatten()
+        n_parts = -(-len(x) * self.model.config.vocab_size // self.max_logits)
+        if n_parts == 1:
+            return self._part(x, targets)
+        parts = zip(x.chunk(n_parts), targets.chunk(n_parts), strict=True)
+        return torch.stack([checkpoint(self._part, *part, use_reentrant=False) for part in parts]).sum()
+
+    def _part(self, x: Float[Tensor, "part dim"], targets: Int[Tensor, "part"]) -> Float[Tensor, ""]:
+        return next_token_loss(self.model.logits(x), targets)
+
+
+def backward(
+    objective: NextTokenLoss, micro_batches: Sequence[MicroBatch], precision: AbstractContextManager
+) -> Float[Tensor, ""]:
     """Add the gradient of the mean loss over all micro-batches together to `.grad`; gives that loss.
 
     Each micro-batch's sum is divided by the count of all, so the gradient is that of one big batch even where they
-    hold unequally many targets. `precision` is a context for the forward pass, such as torch.autocast.
+    hold unequally many targets. `precision` is a context for the forward pass, such as torch.autocast. Nothing here
+    waits for a GPU: whoever reads the loss does.
     """
-    count = sum(int((targets != IGNORE).sum()) for _, targets in micro_batches)
-    total = 0.0
+    count = sum((targets != IGNORE).sum() for _, targets in micro_batches)
+    losses = []
     for tokens, targets in micro_batches:
         with precision:
-            logits = model(tokens)
-        loss = next_token_loss(logits, targets) / count
+            loss = objective(tokens, targets) / count
         loss.backward()
-        total += float(loss.detach())
-    return total
+        losses.append(loss.detach())
+    return torch.stack(losses).sum()
 
 
 @torch.no_grad()
-def mean_loss(model: nn.Module, micro_batches: Iterable[MicroBatch], precision: AbstractContextManager) -> float:
+def mean_loss(
+    objective: NextTokenLoss, micro_batches: Iterable[MicroBatch], precision: AbstractContextManager
+) -> float:
     """The mean loss over all targets of all micro-batches, in nats a token."""
     total, count = 0.0, 0
     for tokens, targets in micro_batches:
         with precision:
-            logits = model(tokens)
-        total += float(next_token_loss(logits, targets))
+            total += float(objective(tokens, targets))
         count += int((targets != IGNORE).sum())
     return total / count
