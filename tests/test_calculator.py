@@ -1,5 +1,6 @@
 """Every count of the cost card and of the calculator against something that counts in another way."""
 
+import doctest
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,9 +21,9 @@ from torch.utils.checkpoint import (
 from torch.utils.flop_counter import FlopCounterMode
 
 from llama_from_scratch import PRESETS, KVCache, Llama, LlamaConfig, cost
+from llama_from_scratch import parallel as calculator
 from llama_from_scratch.attention import causal_mask
-from llama_from_scratch.parallel import calculator
-from llama_from_scratch.parallel.calculator import A100_SXM, H100_SXM, Accelerator, Layout, Stage
+from llama_from_scratch.parallel import A100_SXM, H100_SXM, Accelerator, Layout, Stage, step_time
 
 SMALL = LlamaConfig(97, dim=32, n_layers=3, n_heads=4, n_kv_heads=2, head_dim=8, ffn_dim=56)
 WIDE_HEADS = replace(SMALL, n_kv_heads=1, head_dim=24, tie_embeddings=True)  # n_heads · head_dim is not dim
@@ -542,7 +543,7 @@ def test_a_run_is_projected_from_the_others(name: str, monkeypatch) -> None:
     low, high = 0.5, 1.0
     while high - low > 0.005:
         middle = (low + high) / 2
-        monkeypatch.setattr(calculator, "SUSTAINED", middle)
+        monkeypatch.setattr(step_time, "SUSTAINED", middle)
         mean = sum(log(projected_over_reported(run)) for other, run in RUNS.items() if other != name)
         low, high = (middle, high) if mean < 0 else (low, middle)
     assert projected_over_reported(RUNS[name]) == pytest.approx(1, abs=0.15)
@@ -589,6 +590,11 @@ def test_405b_needs_no_recomputation_as_the_paper_says() -> None:
     for cut in ({"zero": 0}, {"tensor": 4}, {"pipeline": 8}):
         layout = replace(RUNS["405B, 8k tokens, 8,192 GPUs"].layout, **cut)
         assert total(calculator.peak_memory(PRESETS["Llama-3.1-405B"], layout)) > H100_SXM.memory
+
+
+def test_the_example_of_405b_gives_what_it_says() -> None:
+    found = doctest.testmod(calculator)
+    assert found.attempted >= 6 and not found.failed
 
 
 def test_step_adds_up_and_slower_parts_make_it_slower() -> None:

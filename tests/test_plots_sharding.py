@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex  # noqa: E402
 from matplotlib.patches import Rectangle  # noqa: E402
 
 from llama_from_scratch import PRESETS, cost  # noqa: E402
-from llama_from_scratch.parallel.calculator import H100_SXM, Layout, peak_memory  # noqa: E402
+from llama_from_scratch.parallel import H100_SXM, Layout, peak_memory  # noqa: E402
 from llama_from_scratch.plots import COLOUR, sharding  # noqa: E402
 
 EIGHT = PRESETS["Llama-3.1-8B"]

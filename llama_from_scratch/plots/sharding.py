@@ -86,7 +86,7 @@ def draw_plan(
 def draw_memory(ranks: Mapping[str, Mapping[str, Number]], limit: Number | None = None) -> None:
     """GiB that one rank holds at the peak of a step, one bar for each layout or rank, and the memory that there is.
 
-    ranks: name to what `llama_from_scratch.parallel.calculator.memory` gives; limit: bytes of one GPU.
+    ranks: name to what `llama_from_scratch.parallel.memory` gives; limit: bytes of one GPU.
     """
     figure, ax = plt.subplots(figsize=(WIDTH, 0.55 * len(ranks) + 1.5))
     totals = [sum(parts.values()) / 2**30 for parts in ranks.values()]
