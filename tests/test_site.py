@@ -89,14 +89,14 @@ def test_page_from_a_folder(browser, built_book, name):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("name", [name for name in PAGES if name.startswith("notebooks/")])
+@pytest.mark.parametrize("name", PAGES)
 def test_code_does_not_scroll_on_a_desk(page, site, name):
     page.goto(f"{site}/{name}.html")
     settle(page)
     page.evaluate("() => document.querySelectorAll('details').forEach(d => d.open = true)")
     scrolling = page.evaluate(
-        """() => [...document.querySelectorAll('div.cell_input pre')].filter(e => e.scrollWidth > e.clientWidth + 2)
-            .map(e => e.innerText.slice(0, 60))"""
+        """() => [...document.querySelectorAll('div.highlight pre, div.cell_output pre')]
+            .filter(e => e.scrollWidth > e.clientWidth + 2).map(e => e.innerText.slice(0, 60))"""
     )
     assert not scrolling
 

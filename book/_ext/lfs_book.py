@@ -40,12 +40,15 @@ def _escape(text: str) -> str:
 
 
 def plain_docstrings(app, what, name, obj, options, lines):
-    """Our docstrings are plain text with `code` in it; in a paragraph with a list or a table each line stays one."""
+    """Our docstrings are plain text with `code` in it; in a paragraph with a list or a table each line stays one, and
+    an example that begins with >>> is set as code."""
     text = "\n".join(lines).strip()
     lines[:] = []
     for paragraph in re.split(r"\n\s*\n", text):
         rows = paragraph.split("\n")
-        if any(row.startswith((" ", "- ")) for row in rows):
+        if rows[0].startswith(">>> "):
+            lines += rows
+        elif any(row.startswith((" ", "- ")) for row in rows):
             lines += [f"| {_escape(row)}" for row in rows]
         else:
             lines += [_escape(row) for row in rows]

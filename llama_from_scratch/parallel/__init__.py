@@ -9,10 +9,12 @@ m micro-batches. Llama 3.1 405B, as it was trained:
 >>> from llama_from_scratch import PRESETS
 >>> from llama_from_scratch.parallel import Layout, peak_memory, step
 >>> model = PRESETS["Llama-3.1-405B"]
->>> layout = Layout(tensor=8, pipeline=16, chunks=8, data=128, micro_batches=16, seq=8192, zero=2)
+>>> mesh = {"tensor": 8, "pipeline": 16, "data": 128}
+>>> layout = Layout(**mesh, chunks=8, micro_batches=16, seq=8192, zero=2)
 >>> layout.gpus, layout.tokens
 (16384, 16777216)
->>> f"{sum(peak_memory(model, layout).values()) / 2**30:.1f} GiB on the fullest GPU"
+>>> held = sum(peak_memory(model, layout).values()) / 2**30
+>>> f"{held:.1f} GiB on the fullest GPU"
 '72.1 GiB on the fullest GPU'
 >>> projected = step(model, layout)
 >>> f"{projected.seconds:.2f} s a step, MFU {projected.mfu:.1%}"
