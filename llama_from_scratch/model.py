@@ -96,7 +96,9 @@ class Llama(nn.Module):
         self._check(tokens, start, real)
         end = start + tokens.shape[1]
         slots = torch.arange(start, end, device=tokens.device)
-        mask, positions = causal_mask(slots, end), slots.expand(tokens.shape[0], -1)
+        # With nothing before a text no mask need be written out: kernels that know the causal one are quicker.
+        mask = None if start == 0 and real is None else causal_mask(slots, end)
+        positions = slots.expand(tokens.shape[0], -1)
         if real is not None:
             mask = mask & real[:, None, None, :]
             positions = (real.cumsum(dim=-1) - 1).clamp(min=0)[:, start:]

@@ -69,8 +69,10 @@ def sdpa(
     q,
     k,
     v,
-    attn_mask,
     enable_gqa,
+    attn_mask=None,
+    is_causal=False,
+    causal=attention.causal_mask,
     expand=torch.Tensor.repeat_interleave,
     divide_by=None,
     dtype=torch.float32,
@@ -78,10 +80,19 @@ def sdpa(
     softmax_dim=-1,
 ):
     """What the fused kernel computes, in the open, with something to get wrong in each step."""
+    if attn_mask is None:
+        rows, keys = q.shape[2], k.shape[2]
+        attn_mask = causal(torch.arange(rows), keys) if is_causal else torch.ones(rows, keys, dtype=torch.bool)
     groups = q.shape[1] // k.shape[1]
     k, v = expand(k, groups, 1), expand(v, groups, 1)
     scores = (q @ k.mT / (divide_by or q.shape[-1] ** 0.5)).to(dtype).float()
     return scores.masked_fill(~attn_mask, hidden).softmax(softmax_dim) @ v
+
+
+def mask(patch: MonkeyPatch, causal: Callable) -> None:
+    """Another causal mask, both where the model writes one and where it leaves that to the kernel."""
+    patch.setattr(model, "causal_mask", causal)
+    attend(patch, causal=causal)
 
 
 def turn(patch: MonkeyPatch, q: Callable = rope.rotate, k: Callable = rope.rotate) -> None:
@@ -252,23 +263,23 @@ def softmax_over_queries(patch, ours):
 
 @caught_by("full", "gqa")
 def no_mask(patch, ours):
-    patch.setattr(model, "causal_mask", lambda slots, n_keys: torch.ones(len(slots), n_keys, dtype=torch.bool))
+    mask(patch, lambda slots, n_keys: torch.ones(len(slots), n_keys, dtype=torch.bool))
 
 
 @caught_by("full", "gqa")
 def mask_lets_each_token_see_the_next(patch, ours):
-    patch.setattr(model, "causal_mask", lambda slots, n_keys: torch.arange(n_keys) <= slots[:, None] + 1)
+    mask(patch, lambda slots, n_keys: torch.arange(n_keys) <= slots[:, None] + 1)
 
 
 @caught_by("full", "gqa")
 def mask_hides_each_token_from_itself(patch, ours):
-    patch.setattr(model, "causal_mask", lambda slots, n_keys: torch.arange(n_keys) < slots[:, None])
+    mask(patch, lambda slots, n_keys: torch.arange(n_keys) < slots[:, None])
 
 
 @caught_by("cached", "gqa")
 def mask_aligned_top_left_behind_a_cache(patch, ours):
     """What `is_causal=True` means to torch: the first new token sees the first key only."""
-    patch.setattr(model, "causal_mask", lambda slots, n_keys: torch.ones(len(slots), n_keys, dtype=torch.bool).tril())
+    mask(patch, lambda slots, n_keys: torch.ones(len(slots), n_keys, dtype=torch.bool).tril())
 
 
 @caught_by("padded", "gqa")

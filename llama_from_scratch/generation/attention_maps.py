@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..attention import Attention, attention_weights
+from ..attention import Attention, attention_weights, causal_mask
 from ..model import Llama
 from ..rope import rotate
 
@@ -19,9 +19,10 @@ def attention_maps(model: Llama, tokens: Int[Tensor, "batch seq"]) -> Float[Tens
         ValueError: as the model does.
     """
     maps: list[Tensor] = []
+    mask = causal_mask(torch.arange(tokens.shape[-1], device=tokens.device), tokens.shape[-1])
 
     def look(attention: Attention, arguments: tuple) -> None:
-        x, cos, sin, mask, _cache = arguments
+        x, cos, sin, _mask, _cache = arguments
         q, k, _v = (
             projected.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for projected in attention.project(x)
         )
