@@ -53,6 +53,16 @@ def test_all_contestants_find_the_same_tokens(model, setting):
                 contestant.step()
 
 
+def test_a_prompt_and_a_step_end_in_the_same_kind_of_tensor(model, setting):
+    """Else the second step of a compiled decoder would be compiled anew."""
+    contestant = Fast(prepare(model), setting.prompt, 40)
+    contestant.prefill()
+    first = contestant.tokens
+    contestant.step()
+    assert first.is_inference() == contestant.tokens.is_inference()
+    assert (first.dtype, first.shape, first.stride()) == (torch.int64, (2, 1), contestant.tokens.stride())
+
+
 def test_transformers_runs_on_the_same_memory(model):
     twin = Transformers(model, torch.tensor([[1]]), 8).model
     assert twin.model.embed_tokens.weight.data_ptr() == model.embedding.weight.data_ptr()

@@ -10,7 +10,7 @@ import torch
 
 from llama_from_scratch import Llama, LlamaConfig
 from llama_from_scratch.fast import Decoder, FixedCache, prepare
-from llama_from_scratch.fast.decoder import race
+from llama_from_scratch.fast.decoder import first_largest, race
 from llama_from_scratch.generation import Sampling, generate, generate_batch
 
 CONFIG = LlamaConfig(97, 64, 2, 8, 2, 16, 96, rope_theta=10_000.0, max_seq_len=160)
@@ -122,6 +122,12 @@ def test_the_race_is_a_fair_draw():
     found = draws.bincount(minlength=7)
     assert found[6] == 0
     assert ((found[:6] - expected) ** 2 / expected).sum() < 25.7
+
+
+def test_the_first_largest_is_what_argmax_gives():
+    scores = torch.randint(40, (64, 97)).float()  # most rows have their largest number several times
+    assert torch.equal(first_largest(scores), scores.argmax(dim=-1))
+    assert (scores == scores.amax(dim=-1, keepdim=True)).sum() > 80
 
 
 def test_mistakes(model, as_users_run_it):

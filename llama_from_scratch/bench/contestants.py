@@ -61,6 +61,7 @@ class Fast:
         self.prompt = prompt
         self.decoder = Decoder(model, len(prompt), capacity, compile)
 
+    @torch.inference_mode()  # as each step: a step whose input is of another kind would be compiled anew
     def prefill(self) -> None:
         self.at = self.prompt.shape[1]
         self.tokens = self.decoder.prefill(self.prompt).argmax(dim=-1, keepdim=True)

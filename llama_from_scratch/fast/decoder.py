@@ -10,7 +10,7 @@ from torch import Tensor
 from ..attention import causal_mask
 from ..generation import Sampling
 from ..generation.prompt import PIECE, as_tokens, check_request, seen_tokens
-from ..generation.sampling import distribution, next_token
+from ..generation.sampling import distribution, next_token, penalise_repetition
 from ..model import Llama
 from .compile import CUDA_OPTIONS, Scope, check_compiler, compile_blocks
 from .fixed_cache import FixedCache
@@ -28,9 +28,20 @@ def race(
 
     Each token waits for a time drawn from the exponential distribution with rate p, that is noise / p with noise of
     rate 1; the first to arrive is token i with probability p_i. So it is a draw, by division and argmax alone.
+    Without noise (at temperature 0) the most likely token wins, which the logits show as well as probabilities do.
     """
-    p = distribution(logits, sampling, seen)
-    return (p if noise is None else p / noise).argmax(dim=-1)
+    if noise is not None:
+        scores = distribution(logits, sampling, seen) / noise
+    else:
+        scores = logits if seen is None else penalise_repetition(logits.float(), seen, sampling.repetition_penalty)
+    return scores.argmax(dim=-1) if scores.device.type == "cpu" else first_largest(scores)
+
+
+def first_largest(scores: Float[Tensor, "batch vocab"]) -> Int[Tensor, "batch"]:
+    """`argmax` in two reductions: the compiler spreads each over a whole GPU, which it does not do with an argmax."""
+    last = scores.shape[-1] - 1
+    columns = torch.arange(last + 1, device=scores.device)
+    return torch.where(scores == scores.amax(dim=-1, keepdim=True), columns, last).amin(dim=-1)
 
 
 class Decoder:

@@ -49,7 +49,7 @@ class Int4Linear(nn.Module):
     """A linear layer from `quantise_groups`. Reads 0.625 bytes for each weight, and computes in bf16 with fp32 sums.
 
     PyTorch's kernel wants the codes in an order of its own, which differs between processors; they are kept in that
-    order, and as plain pairs for long prompts on a CPU, where weights are written out once for many tokens.
+    order, and as plain pairs for long prompts, for which weights are written out once for many tokens.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -72,11 +72,11 @@ class Int4Linear(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch inp"]) -> Float[Tensor, "*batch out"]:
         rows = x.reshape(-1, x.shape[-1])
-        if x.device.type != "cpu":
-            y = torch.ops.aten._weight_int4pack_mm(rows.bfloat16(), self.packed, GROUP, self.scale_and_middle)
-        elif len(rows) > WIDE:
+        if len(rows) > WIDE:
             y = F.linear(rows, self.weight(x.dtype))
-        else:
+        elif x.device.type == "cpu":
             y = torch.ops.aten._weight_int4pack_mm_for_cpu(rows.bfloat16(), self.packed, GROUP, self.scale_and_middle)
+        else:
+            y = torch.ops.aten._weight_int4pack_mm(rows.bfloat16(), self.packed, GROUP, self.scale_and_middle)
         y = y.to(x.dtype).view(*x.shape[:-1], -1)
         return y if self.bias is None else y + self.bias

@@ -2,7 +2,7 @@
 
 from copy import deepcopy
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..model import Llama
 from .fuse import fuse as fuse_blocks
@@ -19,7 +19,8 @@ def prepare(model: Llama, *, fuse: bool = True, quantise: Bits | None = None) ->
     Raises:
         ValueError: as `quantise`.
     """
-    shared = {id(weight): nn.Parameter(weight.detach(), requires_grad=False) for weight in model.parameters()}
+    shared: dict[int, Tensor] = {id(buffer): buffer for buffer in model.buffers()}
+    shared |= {id(weight): nn.Parameter(weight.detach(), requires_grad=False) for weight in model.parameters()}
     fast = deepcopy(model, memo=shared)
     if fuse:
         fuse_blocks(fast)
