@@ -1,0 +1,127 @@
+"""The processes of one job: torchrun starts them, and here each finds its place among them.
+
+A process that nobody started together with others is a job of its own, and everything here holds for it as well.
+On CPUs processes talk through gloo, on CUDA devices through nccl; the latter has not been run by us.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from .plan import AXES
+
+
+@contextmanager
+def joined(device: str, go_on: str) -> Iterator[str]:
+    """Take part in the job that torchrun started, if it did; gives the device of this process.
+
+    device: "cpu", or "cuda", of which each process of a machine takes its own. go_on: how the job can go on once it
+    has ended; said if another process is gone.
+
+    Where something goes wrong, all processes end, and one says why: the first for which it did. So an error that all
+    of them meet is reported once, and those that only lost the others keep silent.
+
+    Raises:
+        ValueError: if processes were started together and the device is another one, or not there for each.
+        ConnectionError: if another process has ended.
+        SystemExit: with code 2, where another process reports the error.
+    """
+    if not dist.is_torchelastic_launched():
+        yield device
+        return
+    store, rank, world = next(dist.rendezvous("env://"))
+    try:
+        backend, device = _place(device)
+        dist.init_process_group(backend, store=dist.PrefixStore("group", store), rank=rank, world_size=world)
+        yield device
+    except Exception as error:
+        if _tells_of_a_lost_process(error):
+            error = ConnectionError(
+                f"another process of this job has ended, killed or short of memory perhaps; {go_on}"
+            )
+        if store.add("errors", 1) > 1:
+            raise SystemExit(2) from None
+        raise error from None
+    dist.destroy_process_group()
+
+
+def _place(device: str) -> tuple[str, str]:
+    """Backend and device of this process."""
+    if device == "cpu":
+        return "gloo", device
+    if device != "cuda":
+        raise ValueError(f"--device is {device}; processes that torchrun starts run on cpu, or each on its own cuda")
+    here, devices = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+    if here > devices:
+        raise ValueError(
+            f"torchrun started {here} processes on this machine and PyTorch sees {devices} CUDA devices here; "
+            f"start at most {devices}, or give --device cpu"
+        )
+    device = f"cuda:{os.environ['LOCAL_RANK']}"
+    torch.cuda.set_device(device)
+    return "nccl", device
+
+
+def _tells_of_a_lost_process(error: Exception) -> bool:
+    """Whether this is what a process meets whose partner is gone; gloo has no type of its own for it."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+def count() -> int:
+    """Processes of this job."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def first() -> bool:
+    """Whether this is the process that writes files and speaks to the user."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def wait() -> None:
+    """Until every process is here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def anywhere(here: bool) -> bool:
+    """Whether it is so in any process; all have to ask."""
+    if not dist.is_initialized():
+        return here
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    flag = torch.tensor(int(here), device=device)
+    dist.all_reduce(flag, dist.ReduceOp.MAX)
+    return bool(flag)
+
+
+def of_the_first(text: str) -> str:
+    """What the first process gives here, in every process."""
+    texts = [text]
+    if dist.is_initialized():
+        dist.broadcast_object_list(texts)
+    return texts[0]
+
+
+def mesh(tensor: int, device: str) -> DeviceMesh | None:
+    """The grid of all processes, with `tensor` of them along the axis "tensor"; None where there is only one process.
+
+    Raises:
+        ValueError: if `tensor` does not divide their number.
+    """
+    if count() % tensor:
+        how = (
+            "start as many with torchrun --nproc-per-node"
+            if count() == 1
+            else f"give one of {_divisors(count())}, or start another number of processes"
+        )
+        raise ValueError(f"--tensor-parallel is {tensor}, and it must divide the processes, which are {count()}; {how}")
+    if not dist.is_initialized():
+        return None
+    return init_device_mesh(torch.device(device).type, (count() // tensor, tensor), mesh_dim_names=AXES)
+
+
+def _divisors(n: int) -> str:
+    return ", ".join(str(i) for i in range(1, n + 1) if n % i == 0)
