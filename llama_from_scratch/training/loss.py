@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..model import Llama
 
@@ -29,24 +28,57 @@ class NextTokenLoss(nn.Module):
     """A model and its loss as one module: tokens and targets in, `next_token_loss` out.
 
     In large vocabularies the logits are far larger than all that the model itself keeps: 128,256 for each of 4 · 4096
-    tokens are 8.4 GB in fp32. So they are computed for a part of the tokens at a time, and again in the backward pass:
-    never more than `max_logits` of them exist. Where all fit, nothing is computed twice.
+    tokens are 8.4 GB in fp32, and their gradient as much again. So they are computed for a part of the tokens at a
+    time, and before the next part their gradient is handed on to what made them: never more than `max_logits` exist.
     """
 
-    def __init__(self, model: Llama, max_logits: int = 2**27) -> None:
+    def __init__(self, model: Llama, max_logits: int = 2**28) -> None:
         super().__init__()
         self.model, self.max_logits = model, max_logits
+        self.loss_of_logits = next_token_loss  # `compile_training` puts a compiled one here
 
     def forward(self, tokens: Int[Tensor, "batch seq"], targets: Int[Tensor, "batch seq"]) -> Float[Tensor, ""]:
         x, targets = self.model.hidden(tokens).flatten(0, 1), targets.flatten()
         n_parts = -(-len(x) * self.model.config.vocab_size // self.max_logits)
         if n_parts == 1:
-            return self._part(x, targets)
-        parts = zip(x.chunk(n_parts), targets.chunk(n_parts), strict=True)
-        return torch.stack([checkpoint(self._part, *part, use_reentrant=False) for part in parts]).sum()
+            return self._loss(x, targets)
+        parts = list(zip(x.chunk(n_parts), targets.chunk(n_parts), strict=True))
+        if not x.requires_grad:
+            return torch.stack([self._loss(*part) for part in parts]).sum()
+        head = self.model.embedding if self.model.lm_head is None else self.model.lm_head
+        weights = (weight for weight in head.parameters() if weight.requires_grad)
+        return _SumOfLosses.apply(self._loss, parts, x, *weights)
 
-    def _part(self, x: Float[Tensor, "part dim"], targets: Int[Tensor, "part"]) -> Float[Tensor, ""]:
-        return next_token_loss(self.model.logits(x), targets)
+    def _loss(self, x: Float[Tensor, "part dim"], targets: Int[Tensor, "part"]) -> Float[Tensor, ""]:
+        return self.loss_of_logits(self.model.logits(x), targets)
+
+
+class _SumOfLosses(torch.autograd.Function):
+    """The sum of loss(part, targets) over all parts of x, each of which is forgotten as soon as its gradient is known.
+
+    The gradients of x and of the weights are ready after the forward pass: `torch.utils.checkpoint` would need as
+    little memory, but compute all logits a second time. Those of the weights are added up in fp32.
+    """
+
+    @staticmethod
+    def forward(context, loss, parts, x, *weights):
+        total, gradient = 0.0, torch.empty_like(x)
+        sums = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
+        for (part, targets), place in zip(parts, gradient.chunk(len(parts)), strict=True):
+            with torch.enable_grad():
+                part = part.detach().requires_grad_()
+                found = loss(part, targets)
+            of_part, *of_weights = torch.autograd.grad(found, (part, *weights))
+            place.copy_(of_part)
+            for so_far, more in zip(sums, of_weights, strict=True):
+                so_far += more
+            total = total + found.detach()
+        context.save_for_backward(gradient, *sums)
+        return total
+
+    @staticmethod
+    def backward(context, of_sum):
+        return None, None, *(gradient.mul_(of_sum) for gradient in context.saved_tensors)
 
 
 def backward(

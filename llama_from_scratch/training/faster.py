@@ -1,0 +1,42 @@
+"""The same training in less time or less memory: two switches, neither of which changes what is computed."""
+
+from types import MethodType
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ..fast.compile import check_compiler, compile_blocks
+from ..model import Block, Llama
+from .loss import NextTokenLoss
+
+
+def compile_training(objective: NextTokenLoss) -> None:
+    """Compile the blocks and the loss of the logits, in place, when they first run.
+
+    The loss gains as well: uncompiled, it writes the logits of a part four times in fp32 on the way to their gradient.
+
+    Raises:
+        RuntimeError: if there is no compiler.
+    """
+    check_compiler(next(objective.parameters()).device)
+    compile_blocks(objective.model)
+    objective.loss_of_logits = torch.compile(objective.loss_of_logits, fullgraph=True)
+
+
+def recompute_blocks(model: Llama) -> None:
+    """Keep for the backward pass only what enters a block, and compute its inside a second time, in place.
+
+    A step then has four passes through the blocks instead of three (`cost.training_flops`, recompute "full"). To be
+    done before the blocks are compiled or sharded.
+    Source: Chen et al., 2016, arXiv 1604.06174, section 3.
+    """
+    for block in model.blocks:
+        block.forward = MethodType(_recomputed, block)
+
+
+def _recomputed(block: Block, *arguments: Tensor | None) -> Tensor:
+    def inside(*arguments: Tensor | None) -> Tensor:
+        return Block.forward(block, *arguments)
+
+    return checkpoint(inside, *arguments, use_reentrant=False, preserve_rng_state=False)
