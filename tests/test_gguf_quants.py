@@ -190,3 +190,23 @@ def test_vectors_may_be_stored_in_any_type(tmp_path, kind):
     file = write_gguf(tmp_path / "model.gguf", theirs.config, hf_weights(theirs), raw={name: (data, TYPES[kind])})
     expected = torch.from_numpy(gguf.quants.dequantize(data, TYPES[kind]))
     assert torch.equal(load_model(file).blocks[1].attention_norm.weight, expected)
+
+
+# Types that this package decodes by itself
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("kind", "size", "halves"), [("Q4_1", 20, 2), ("Q8_0", 34, 1)])
+def test_quick_decoders_give_what_the_package_gives(tmp_path, monkeypatch, kind, size, halves, dtype):
+    """Any codes and scales, the smallest fp16 numbers included, in chunks that do not divide the matrix evenly."""
+    monkeypatch.setattr("llama_from_scratch.checkpoint.gguf.CHUNK", 7 * 256)
+    rng = np.random.default_rng(size)
+    blocks = rng.integers(0, 256, (64 * 8, size), dtype=np.uint8)
+    scales = (rng.uniform(-1, 1, (64 * 8, halves)) * 10.0 ** rng.integers(-8, 3, (64 * 8, halves))).astype(np.float16)
+    blocks[:, : 2 * halves] = scales.view(np.uint8)
+    data = blocks.reshape(64, -1)
+    expected = torch.from_numpy(gguf.quants.dequantize(data, TYPES[kind]))
+    file = file_with(tmp_path / "model.gguf", "model.layers.1.self_attn.v_proj.weight", data, kind)
+    loaded = load_model(file, dtype=dtype).blocks[1].attention.v_proj.weight
+    assert expected.unique().numel() > 1000
+    assert torch.equal(loaded, expected.to(dtype))

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ..config import LlamaConfig
 from ..rope import adjacent_to_halves
+from .gguf_blocks import QUICK
 from .gguf_config import config_from_fields
 from .names import FROM_GGUF, rotated_heads, translate
 from .stored import Checkpoint, CheckpointError, StoredTensor
@@ -50,7 +52,8 @@ class GGUFFile(gguf.GGUFReader):
         end = int(offset) + np.dtype(dtype).itemsize * int(count)
         if end > len(self.data):
             raise ValueError(f"it ends after {len(self.data)} bytes, and byte {end} is needed")
-        return super()._get(offset, dtype, count, override_order)
+        # A plain array: slices of a memory map cost more than what is done with them.
+        return np.asarray(super()._get(offset, dtype, count, override_order))
 
     def _get_field_parts(self, orig_offs: Any, raw_type: Any) -> tuple[int, list, list[int], list]:
         if self.byte_order == "S":
@@ -65,13 +68,14 @@ class GGUFFile(gguf.GGUFReader):
             return 12 + numbers.nbytes, [numbers], [0], types
         if kind != gguf.GGUFValueType.STRING:
             raise ValueError("it holds an array of arrays")
-        parts, end, everything = [], start, memoryview(self.data)
+        # Arrays, since Python's garbage collector has to watch a memoryview and not an array: here 100,000 of them.
+        parts, end, numbers, everything = [], start, np.asarray(self.data), memoryview(self.data)
         for _ in range(count):
             begin = end + 8
             end = begin + int.from_bytes(everything[end:begin], "little")
             if end > len(everything):
                 raise ValueError(f"it ends after {len(everything)} bytes, and byte {end} is needed")
-            parts.append(everything[begin:end])
+            parts.append(numbers[begin:end])
         return end - orig_offs, parts, list(range(count)), types
 
     def value(self, key: str, default: Any = None) -> Any:
@@ -126,21 +130,32 @@ def _read(
     device: torch.device | str,
 ) -> Tensor:
     weight = torch.empty(shape, dtype=dtype, device=device)
-    data = np.asarray(tensor.data)  # a plain array: slices of a memory map cost more than what is done with them
-    rows, data = weight.view(-1, shape[-1]), data.reshape(-1, data.shape[-1])  # a vector is one row
+    rows, data = weight.view(-1, shape[-1]), tensor.data.reshape(-1, tensor.data.shape[-1])  # a vector is one row
     step = max(1, CHUNK // shape[-1])
     for i in range(0, len(rows), step):
-        chunk = data[i : i + step].reshape(1, -1)  # as one row: gguf takes 16 rows at a time, however short they are
-        rows[i : i + step] = torch.from_numpy(_dequantise(file, tensor, chunk)).view(-1, shape[-1])
+        final = rows[i : i + step]
+        numbers = final if final.dtype == torch.float32 and final.device.type == "cpu" else torch.empty(final.shape)
+        _dequantise(file, tensor, data[i : i + step], numbers)
+        if numbers is not final:
+            final.copy_(numbers)
     return adjacent_to_halves(weight, heads) if heads else weight
 
 
-def _dequantise(file: GGUFFile, tensor: gguf.ReaderTensor, data: np.ndarray) -> np.ndarray:
+def _dequantise(
+    file: GGUFFile, tensor: gguf.ReaderTensor, data: np.ndarray, out: Float[Tensor, "rows columns"]
+) -> None:
+    kind = tensor.tensor_type.name
+    if kind in QUICK:
+        decode, size = QUICK[kind]
+        decode(torch.from_numpy(data).view(-1, size), out.view(-1, 32))
+        return
     try:
         with np.errstate(all="ignore"):  # NaN and infinity are reported by whoever uses the numbers, once
-            return gguf.quants.dequantize(data, tensor.tensor_type)
+            # As one row: gguf takes 16 rows at a time, however short they are.
+            numbers = gguf.quants.dequantize(data.reshape(1, -1), tensor.tensor_type)
     except NotImplementedError:
         raise CheckpointError(
-            f"{file.path}: {tensor.name} is stored as {tensor.tensor_type.name}, which the package gguf cannot decode; "
+            f"{file.path}: {tensor.name} is stored as {kind}, which the package gguf cannot decode; "
             "use a file with F32, F16, BF16, Q8_0, Q4_0, Q4_1 or K-quants"
         ) from None
+    out.copy_(torch.from_numpy(numbers).view(out.shape))
