@@ -150,5 +150,5 @@ def test_without_a_compiler(model, monkeypatch):
         raise RuntimeError("no compiler")
 
     monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none_found)
-    with pytest.raises(RuntimeError, match=r"needs a C\+\+ compiler and none was found; install g\+\+"):
+    with pytest.raises(OSError, match=r"needs a C\+\+ compiler and none was found; install g\+\+"):
         Decoder(model, capacity=64, compile="blocks")

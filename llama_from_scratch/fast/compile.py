@@ -17,7 +17,7 @@ CUDA_OPTIONS = {"triton.cudagraphs": True, "coordinate_descent_tuning": True}
 
 
 def check_compiler(device: torch.device) -> None:
-    """Raise RuntimeError, in plain words, where torch.compile has no C++ compiler to work with."""
+    """Raise OSError, in plain words, where torch.compile has no C++ compiler to work with."""
     if device.type != "cpu":
         return
     from torch._inductor.cpp_builder import get_cpp_compiler
@@ -25,7 +25,7 @@ def check_compiler(device: torch.device) -> None:
     try:
         get_cpp_compiler()
     except Exception:
-        raise RuntimeError(
+        raise OSError(
             "compiling needs a C++ compiler and none was found; install g++ or clang++ (Debian: apt install g++), or "
             "run without compiling"
         ) from None

@@ -54,7 +54,7 @@ class Decoder:
 
     Raises:
         ValueError: if a number is below 1, or the capacity is more than the model's context.
-        RuntimeError: if there is no compiler.
+        OSError: if there is no compiler.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ def compile_training(objective: NextTokenLoss) -> None:
     The loss gains as well: uncompiled, it writes the logits of a part four times in fp32 on the way to their gradient.
 
     Raises:
-        RuntimeError: if there is no compiler.
+        OSError: if there is no compiler.
     """
     check_compiler(next(objective.parameters()).device)
     compile_blocks(objective.model)
@@ -27,8 +27,7 @@ def compile_training(objective: NextTokenLoss) -> None:
 def recompute_blocks(model: Llama) -> None:
     """Keep for the backward pass only what enters a block, and compute its inside a second time, in place.
 
-    A step then has four passes through the blocks instead of three (`cost.training_flops`, recompute "full"). To be
-    done before the blocks are compiled or sharded.
+    A step then has four passes through the blocks instead of three (`cost.training_flops`, recompute "full").
     Source: Chen et al., 2016, arXiv 1604.06174, section 3.
     """
     for block in model.blocks:
