@@ -11,6 +11,7 @@ import torch
 from llama_from_scratch import Llama, LlamaConfig
 from llama_from_scratch.fast import Decoder, FixedCache, prepare
 from llama_from_scratch.fast.decoder import first_largest, race
+from llama_from_scratch.fast.fuse import CHUNK, in_chunks
 from llama_from_scratch.generation import Sampling, generate, generate_batch
 
 CONFIG = LlamaConfig(97, 64, 2, 8, 2, 16, 96, rope_theta=10_000.0, max_seq_len=160)
@@ -128,6 +129,20 @@ def test_the_first_largest_is_what_argmax_gives():
     scores = torch.randint(40, (64, 97)).float()  # most rows have their largest number several times
     assert torch.equal(first_largest(scores), scores.argmax(dim=-1))
     assert (scores == scores.amax(dim=-1, keepdim=True)).sum() > 80
+
+
+@pytest.mark.parametrize(("kv_heads", "group"), [(2, 4), (3, 1), (1, 5)])
+def test_attention_in_chunks(kv_heads, group):
+    """Against PyTorch's own, in a half-filled cache with padding before one of two texts."""
+    q, k, v = (torch.randn(2, kv_heads, n, 16) for n in (group, 5 * CHUNK, 5 * CHUNK))
+    columns = torch.arange(5 * CHUNK)
+    mask = ((columns < 300) & (columns >= torch.tensor([[0], [133]])))[:, None, None, :]
+    exact = torch.nn.functional.scaled_dot_product_attention(q.double(), k.double(), v.double(), attn_mask=mask)
+    assert (in_chunks(q, k, v, mask) - exact).abs().max() < 1e-5
+    halves = in_chunks(*(t.bfloat16() for t in (q, k, v)), mask)
+    assert halves.dtype == torch.bfloat16 and (halves - exact).abs().max() < 0.02
+    k[:, :, 300:], v[:, :, 300:] = 9.0, 9.0  # what is hidden has no part in it
+    assert (in_chunks(q, k, v, mask) - exact).abs().max() < 1e-5
 
 
 def test_mistakes(model, as_users_run_it):

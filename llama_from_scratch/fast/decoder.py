@@ -14,6 +14,7 @@ from ..generation.sampling import distribution, next_token, penalise_repetition
 from ..model import Llama
 from .compile import CUDA_OPTIONS, Scope, check_compiler, compile_blocks
 from .fixed_cache import FixedCache
+from .fuse import CHUNK
 
 GREEDY = Sampling()
 
@@ -74,8 +75,10 @@ class Decoder:
             )
         weight = model.embedding.weight
         self.model, self.capacity, self.check_every = model, capacity, check_every
-        self.cache = FixedCache(model.config, batch, capacity, weight.dtype, weight.device, compile is not None)
-        self.batch, self.columns = batch, torch.arange(capacity, device=weight.device)
+        # On a GPU whole chunks, which `in_chunks` asks for; and other kernels want the start of each row aligned.
+        slots = capacity if weight.device.type == "cpu" else -(-capacity // CHUNK) * CHUNK
+        self.cache = FixedCache(model.config, batch, slots, weight.dtype, weight.device, compile is not None)
+        self.batch, self.columns = batch, torch.arange(slots, device=weight.device)
         # One program for every step must see the whole cache, whatever part is filled. Where shapes may change from
         # step to step, it sees what is filled only.
         self.whole = compile == "step" or weight.device.type == "cuda"

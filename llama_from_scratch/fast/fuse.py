@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..attention import Attention
@@ -18,6 +19,26 @@ def stack(*linears: nn.Linear) -> nn.Linear:
     if first.bias is not None:
         both.bias = nn.Parameter(torch.cat([linear.bias.detach() for linear in linears]))
     return both
+
+
+CHUNK, MANY = 128, 1024  # keys in a chunk; from so many keys on, attention of one new token is a sum over chunks
+
+
+def in_chunks(
+    q: Float[Tensor, "batch kv_heads group_size head_dim"],
+    k: Float[Tensor, "batch kv_heads keys head_dim"],
+    v: Float[Tensor, "batch kv_heads keys head_dim"],
+    mask: Bool[Tensor, "batch #kv_heads #group_size keys"],
+) -> Float[Tensor, "batch kv_heads group_size head_dim"]:
+    """Attention of a few queries to many keys, a multiple of `CHUNK`, as products that are spread over a whole GPU.
+
+    PyTorch's fused kernels give each head to one processor of more than a hundred, and with one text there are few
+    heads. Here every chunk of values is a product of its own, and their sum is taken at the end.
+    """
+    scores = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).float()
+    weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1).to(v.dtype)
+    parts = weights.unflatten(-1, (-1, CHUNK)).transpose(2, 3) @ v.unflatten(2, (-1, CHUNK))
+    return parts.float().sum(dim=2).to(v.dtype)
 
 
 class FusedAttention(Attention):
@@ -38,6 +59,8 @@ class FusedAttention(Attention):
         if q.shape[2] > 1:
             return super().mix(q, k, v, mask)
         grouped = q.view(q.shape[0], k.shape[1], -1, q.shape[3])  # [batch, kv_heads, group_size, head_dim]
+        if mask is not None and k.device.type == "cuda" and k.shape[2] >= MANY and k.shape[2] % CHUNK == 0:
+            return in_chunks(grouped, k, v, mask).view(q.shape)
         return F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask).view(q.shape)
 
 
