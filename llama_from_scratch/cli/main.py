@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read the output has seen enough, as in `… | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
+        _forget_output()
         return 141
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "allocate" not in str(error):  # so PyTorch says that memory ran out
@@ -81,5 +81,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = f"{error.filename}: {error.strerror}; {advice}" if known else " ".join(str(error).split())
         if isinstance(error, OSError) and error.strerror and not known:  # a stream, which has no name
             message = f"the output cannot be written ({error.strerror}); make room, or send it elsewhere"
+            _forget_output()
         print(f"error: {message}", file=sys.stderr)
         return 2
+
+
+def _forget_output() -> None:
+    """At exit Python would try once more to write what is left, and complain with an exit code of its own."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
