@@ -41,7 +41,10 @@ def machine(device: torch.device) -> dict[str, str | int]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
-    for package in ("torch", "transformers", "llama_cpp_python"):
+    if device.type == "cuda":
+        found["memory, bytes"] = torch.cuda.get_device_properties(device).total_memory
+        found["CUDA"] = torch.version.cuda
+    for package in ("torch", "triton", "transformers", "llama_cpp_python"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -59,8 +59,15 @@ def decode_seconds(contestant: Contestant, device: torch.device, clock: Clock, n
     return median(timed(contestant.step, device, clock) for _ in range(n_tokens))
 
 
+def forget_peak(device: torch.device) -> None:
+    """Give what is cached back to a GPU, and count its peak from here on."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory(device: torch.device) -> int | None:
-    """Bytes at most in use: on a GPU since its counter was reset, else by this process, all contestants together."""
+    """Bytes at most in use: on a GPU since `forget_peak`, else by this process, all contestants together."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

@@ -28,7 +28,7 @@ from .contestants import (
     llama_cpp,
     transformers_twin,
 )
-from .measure import Times, decode_seconds, in_turns, peak_memory, prefill_seconds
+from .measure import Times, decode_seconds, forget_peak, in_turns, peak_memory, prefill_seconds
 from .quality import compare, next_token_logits
 
 Peer = str  # "transformers" or "llama.cpp"
@@ -62,11 +62,25 @@ class Setting:
         return self.prompt.device
 
 
-def cost_card(setting: Setting, model: Llama, compute: torch.dtype | None = None) -> dict:
-    """What one decoding step of `model` costs on paper at the middle of the run, and what the machine can do."""
+def ceilings(setting: Setting, compute: torch.dtype | None = None) -> dict[str, float]:
+    """What the machine can do, in bytes and in products of `compute` (default: the model's type).
+
+    Measured first: later the contestants fill the memory.
+    """
+    compute = compute or setting.model.embedding.weight.dtype
+    name = f"matrix product in {str(compute).removeprefix('torch.')}, FLOP/s"
+    found = {
+        "copy, bytes/s": copy_bandwidth(setting.device, setting.clock),
+        name: matmul_rate(setting.device, setting.clock, compute),
+    }
+    forget_peak(setting.device)
+    return found
+
+
+def cost_card(setting: Setting, model: Llama, measured: dict[str, float]) -> dict[str, int | float]:
+    """What one decoding step of `model` costs on paper at the middle of the run, and the machine's `ceilings`."""
     config, (batch, seq) = setting.model.config, setting.prompt.shape
     dtype = setting.model.embedding.weight.dtype
-    compute = compute or dtype
     context = seq + setting.n_tokens // 2
     return {
         "parameters": sum(parameters(config).values()),
@@ -74,10 +88,7 @@ def cost_card(setting: Setting, model: Llama, compute: torch.dtype | None = None
         "cache read a step, bytes": batch * context * cache_bytes_per_token(config, dtype.itemsize),
         "cache a token, bytes": cache_bytes_per_token(config, dtype.itemsize),
         "FLOPs a token": sum(forward_flops(config, context).values()),
-        "copy, bytes/s": copy_bandwidth(setting.device, setting.clock),
-        f"matrix product in {str(compute).removeprefix('torch.')}, FLOP/s": matmul_rate(
-            setting.device, setting.clock, compute
-        ),
+        **measured,
     }
 
 
@@ -85,11 +96,15 @@ def contestants(setting: Setting, ways: Sequence[Way], peers: Sequence[Peer]) ->
     """By name. Weights are shared wherever they are the same."""
     capacity = setting.prompt.shape[1] + setting.n_tokens + 8
     found: dict[str, Contestant] = {}
+    prepared: dict[tuple, Llama] = {}  # ways that differ in what is compiled only
     for way in ways:
         if way == Way():
             found[way.name] = Plain(setting.model, setting.prompt, capacity)
         else:
-            model = prepare(setting.model, fuse=way.fuse, quantise=way.quantise)
+            kind = way.fuse, way.quantise
+            if kind not in prepared:
+                prepared[kind] = prepare(setting.model, fuse=way.fuse, quantise=way.quantise)
+            model = prepare(prepared[kind], fuse=False)  # modules of its own, to be compiled, around the same weights
             found[way.name] = Fast(model, setting.prompt, capacity, way.compile)
     for peer in peers:
         if peer == "transformers":
@@ -105,13 +120,14 @@ def contestants(setting: Setting, ways: Sequence[Way], peers: Sequence[Peer]) ->
 
 def decode(setting: Setting, ways: Sequence[Way], peers: Sequence[Peer]) -> dict:
     """Seconds a token, one after the other, behind a prompt."""
+    measured = ceilings(setting)
     entrants = contestants(setting, ways, peers)
     tasks = {
         name: partial(decode_seconds, c, setting.device, setting.clock, setting.n_tokens)
         for name, c in entrants.items()
     }
     times, peak = in_turns(tasks, setting.rounds), peak_memory(setting.device)
-    card = cost_card(setting, _model(entrants[ways[0].name]))
+    card = cost_card(setting, _model(entrants[ways[0].name]), measured)
     rows = _rows(times, len(setting.prompt))
     cache = card["cache read a step, bytes"]
     for way in ways:  # what it reads differs from way to way
@@ -122,10 +138,11 @@ def decode(setting: Setting, ways: Sequence[Way], peers: Sequence[Peer]) -> dict
 
 def prefill(setting: Setting, ways: Sequence[Way], peers: Sequence[Peer]) -> dict:
     """Seconds for the whole prompt, up to the first new token."""
+    measured = ceilings(setting)
     entrants = contestants(setting, ways, peers)
     tasks = {name: partial(prefill_seconds, c, setting.device, setting.clock) for name, c in entrants.items()}
     times, peak = in_turns(tasks, setting.rounds), peak_memory(setting.device)
-    card = cost_card(setting, _model(entrants[ways[0].name]))
+    card = cost_card(setting, _model(entrants[ways[0].name]), measured)
     batch, seq = setting.prompt.shape
     rows = _rows(times, batch * seq)
     count = forward_flops(setting.model.config, (seq + 1) / 2)
@@ -141,6 +158,7 @@ def train(setting: Setting, ways: Sequence[Way], peers: Sequence[Peer]) -> dict:
     """Seconds for one step: loss, gradients and AdamW, on the same tokens. On a GPU products are in bf16 (autocast)."""
     if any(way.quantise or way.fuse for way in ways) or "llama.cpp" in peers:
         raise ValueError("train runs the plain model, compiled or not, against transformers; leave out the rest")
+    measured = ceilings(setting, torch.bfloat16 if setting.device.type == "cuda" else None)
     entrants: dict[str, Callable[[Tensor], Tensor]] = {}
     for way in ways:
         model = prepare(setting.model, fuse=False).requires_grad_(True).train()
@@ -153,7 +171,7 @@ def train(setting: Setting, ways: Sequence[Way], peers: Sequence[Peer]) -> dict:
         for name, step in entrants.items()
     }
     times, peak = in_turns(tasks, setting.rounds), peak_memory(setting.device)
-    card = cost_card(setting, setting.model, torch.bfloat16 if setting.device.type == "cuda" else None)
+    card = cost_card(setting, setting.model, measured)
     batch, seq = setting.prompt.shape
     rows = _rows(times, batch * seq)
     flops = batch * seq * training_flops(setting.model.config, seq)
