@@ -1,21 +1,33 @@
 """The measurements that the book shows, and the page that shows them.
 
-    python tools/benchmarks.py --run cpu     take them on this machine (about ten quiet minutes), then draw the page
-    python tools/benchmarks.py --run gpu     the same on a machine with a CUDA device
-    python tools/benchmarks.py               draw benchmarks/README.md from the files that are there
-    python tools/benchmarks.py --check       fail if the page is not what the files say
+    python tools/benchmarks.py --run cpu          take them here (about ten quiet minutes), then draw the page
+    python tools/benchmarks.py --run gpu-decode   the same on a machine with a CUDA device; then gpu-grid, gpu-train
+    python tools/benchmarks.py --only NAME ...    these alone; --minutes 9 stops then, and draws what is there
+    python tools/benchmarks.py                    draw benchmarks/README.md from the files that are there
+    python tools/benchmarks.py --check            fail if page and drawings are not what the files say
 
-Each measurement is one command of the package, which anyone can run; its result is one file in benchmarks/.
+Each measurement is one command of the package, which anyone can run; its result is one file in benchmarks/, written as
+soon as it is there. A command that fails leaves a file that says so, unless an earlier result is there.
 """
 
 import argparse
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+
+from llama_from_scratch import PRESETS
+from llama_from_scratch.cost import cache_bytes_per_token
+from llama_from_scratch.plots import use_style
+from llama_from_scratch.plots.roofline import draw_roofline
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "benchmarks"
@@ -31,19 +43,34 @@ CPU = {
     "cpu-train": "bench train --each --prompt 128 --batch 4 --against transformers --threads 2 --rounds 3",
 }
 EIGHT, ONE = (f"--model {name} --device cuda --dtype bfloat16" for name in ("Llama-3.1-8B", "Llama-3.2-1B"))
-GPU = {
-    "gpu-decode-8b": f"bench decode {EIGHT} --fuse --compile step --against transformers",
-    "gpu-decode-8b-int8": f"bench decode {EIGHT} --fuse --compile step --quantise int8",
-    "gpu-decode-8b-int4": f"bench decode {EIGHT} --fuse --compile step --quantise int4",
-    "gpu-decode-1b": f"bench decode {ONE} --fuse --compile step --against transformers",
-    **{
-        f"gpu-decode-8b-batch{batch}-context{context}": f"bench decode {EIGHT} --fuse --compile step --batch {batch} "
-        f"--prompt {context}"
-        for batch, context in ((1, 1024), (8, 1024), (64, 1024), (1, 8192), (8, 8192), (1, 65536))
+BATCHES, CONTEXTS, NEW = (1, 8, 64), (1024, 8192, 65536), 32
+GPU_MEMORY = 80e9  # bytes of the GPU for which the targets stand
+
+
+def needed(batch: int, context: int) -> float:
+    """Bytes of the weights and the cache of Llama 3.1 8B in bf16, which is the least that decoding needs."""
+    config = PRESETS["Llama-3.1-8B"]
+    return 2 * config.n_params + batch * (context + NEW) * cache_bytes_per_token(config)
+
+
+GRID = {(batch, context): f"gpu-decode-8b-batch{batch}-context{context}" for context in CONTEXTS for batch in BATCHES}
+GROUPS = {  # each group of a GPU takes less than ten minutes there
+    "cpu": CPU,
+    "gpu-decode": {
+        "gpu-decode-8b": f"bench decode {EIGHT} --each --against transformers",
+        "gpu-decode-1b": f"bench decode {ONE} --each --against transformers",
     },
-    "gpu-prefill-8b": f"bench prefill {EIGHT} --fuse --prompt 8192 --against transformers",
-    "gpu-train-1b": f"bench train {ONE.replace('bfloat16', 'float32')} --compile blocks --prompt 4096 --batch 4",
+    "gpu-grid": {
+        name: f"bench decode {EIGHT} --fuse --compile step --batch {batch} --prompt {context} --tokens {NEW} --rounds 3"
+        for (batch, context), name in GRID.items()
+        if needed(batch, context) <= GPU_MEMORY
+    },
+    "gpu-train": {
+        "gpu-train-1b": "bench train --model Llama-3.2-1B --device cuda --prompt 4096 --batch 4 --each --largest-batch",
+        "gpu-prefill-8b": f"bench prefill {EIGHT} --each --prompt 8192 --against transformers",
+    },
 }
+COMMANDS = {name: line for group in GROUPS.values() for name, line in group.items()}
 
 
 def seconds(result: dict, name: str) -> float:
@@ -69,8 +96,20 @@ def times_as_fast(peer: str) -> Callable[[dict], float]:
     return lambda result: seconds(result, peer) / seconds(result, best(result))
 
 
-def first_row(column: str) -> Callable[[dict], float]:
-    return lambda result: next(iter(result["rows"].values()))[column]
+def of_row(name: str, column: str) -> Callable[[dict], float]:
+    return lambda result: result["rows"][name][column]
+
+
+def as_fast_as(name: str, other: str) -> Callable[[dict], float]:
+    """How many times as long `other` takes as `name`."""
+    return lambda result: seconds(result, other) / seconds(result, name)
+
+
+def highest(column: str) -> Callable[[dict], float]:
+    return lambda result: max(row[column] for row in result["rows"].values() if column in row)
+
+
+BF16, INT8, INT4 = "fused, compiled step", "fused, int8, compiled step", "fused, int4, compiled step"
 
 
 TARGETS = [
@@ -82,14 +121,12 @@ TARGETS = [
     Target(
         "Loading the GGUF file, against transformers", "cpu-load", 10, lambda result: seconds(result, "transformers")
     ),
-    Target("H100 decode, 8B bf16, share of copy bandwidth", "gpu-decode-8b", 0.85, first_row("MBU")),
-    Target("H100 decode, 1B bf16, share of copy bandwidth", "gpu-decode-1b", 0.70, first_row("MBU")),
-    Target("H100 decode, 8B bf16, against transformers eager", "gpu-decode-8b", 5, times_as_fast("transformers")),
-    Target("H100 training, 1B, sequence 4096, MFU", "gpu-train-1b", 0.55, first_row("MFU")),
-]
-PAIRS = [  # between two files: seconds of the second, as a multiple of the first
-    ("H100 decode, 8B int8, against bf16", "gpu-decode-8b-int8", "gpu-decode-8b", 1.5),
-    ("H100 decode, 8B int4, against bf16", "gpu-decode-8b-int4", "gpu-decode-8b", 1.8),
+    Target("H100 decode, 8B bf16, share of copy bandwidth", "gpu-decode-8b", 0.85, of_row(BF16, "MBU")),
+    Target("H100 decode, 1B bf16, share of copy bandwidth", "gpu-decode-1b", 0.70, of_row(BF16, "MBU")),
+    Target("H100 decode, 8B, int8 against bf16", "gpu-decode-8b", 1.5, as_fast_as(INT8, BF16)),
+    Target("H100 decode, 8B, int4 against bf16", "gpu-decode-8b", 1.8, as_fast_as(INT4, BF16)),
+    Target("H100 decode, 8B bf16, against transformers", "gpu-decode-8b", 5, as_fast_as(BF16, "transformers")),
+    Target("H100 training, 1B, sequence 4096, MFU", "gpu-train-1b", 0.55, highest("MFU")),
 ]
 
 
@@ -99,7 +136,7 @@ def read(name: str) -> dict | None:
 
 
 def command(name: str) -> str:
-    return f"{PROGRAM} {(CPU | GPU)[name]} --json benchmarks/{name}.json"
+    return f"{PROGRAM} {COMMANDS[name]} --json benchmarks/{name}.json"
 
 
 def page() -> str:
@@ -119,33 +156,104 @@ def page() -> str:
         "| --- | ---: | ---: | :---: | --- |",
     ]
     for target in TARGETS:
-        result = read(target.file)
-        measured = None if result is None else target.measured(result)
-        lines.append(row(target.what, target.wanted, measured, target.file))
-    for what, small, large, wanted in PAIRS:
-        both = read(small), read(large)
-        measured = None if None in both else first_row("seconds")(both[1]) / first_row("seconds")(both[0])
-        lines.append(row(what, wanted, measured, small))
+        lines.append(row(target))
     lines += ["", "`waits`: not measured yet; the command in that row measures it.", ""]
+    lines += grid()
+    for name in drawings():
+        lines += [f"![Measured points under the roof of this machine]({name})", ""]
     lines += (FOLDER / "notes.md").read_text(encoding="utf-8").splitlines() + [""]
-    for name in CPU | GPU:
+    for name in COMMANDS:
         result = read(name)
         if result is not None:
-            lines += section(name, result)
+            lines += [f"## {name}", "", *(section(result) if "failed" not in result else failure(result))]
     return "\n".join(lines) + "\n"
 
 
-def row(what: str, wanted: float, measured: float | None, file: str) -> str:
-    if measured is None:
+def row(target: Target) -> str:
+    what, wanted, file, result = target.what, target.wanted, target.file, read(target.file)
+    if result is None:
         return f"| {what} | {wanted:g} | waits | | `{command(file)}` |"
+    if "failed" in result:
+        return f"| {what} | {wanted:g} | failed | no | [{file}]({file}.json) |"
+    measured = target.measured(result)
     return f"| {what} | {wanted:g} | {measured:.2f} | {'yes' if measured >= wanted else 'no'} | [{file}]({file}.json) |"
 
 
-def section(name: str, result: dict) -> list[str]:
+def grid() -> list[str]:
+    """Batch by context: tokens per second of all sequences together, and the share of the copy bandwidth."""
+    lines = ["## Decoding with Llama 3.1 8B in bf16, by batch and context", ""]
+    lines += [
+        f"| context | {' | '.join(f'batch {batch}' for batch in BATCHES)} |",
+        f"| ---: |{' ---: |' * len(BATCHES)}",
+    ]
+    for context in CONTEXTS:
+        cells = []
+        for batch in BATCHES:
+            name, result = GRID[batch, context], read(GRID[batch, context])
+            if name not in COMMANDS:
+                cells.append(f"needs {needed(batch, context) / 1e9:.0f} GB")
+            elif result is None or "failed" in result:
+                cells.append("waits" if result is None else "failed")
+            else:
+                found = result["rows"][BF16]
+                cells.append(f"{found['tokens/s']:.0f} tokens/s, MBU {found['MBU']:.0%}")
+        lines.append(f"| {context} | {' | '.join(cells)} |")
+    return [*lines, "", f"More than {GPU_MEMORY / 1e9:.0f} GB, of weights and cache alone, do not fit.", ""]
+
+
+def failure(result: dict) -> list[str]:
+    return [f"`{result['command']}`", "", f"Failed: {result['failed']}", ""]
+
+
+def points(group: str) -> tuple[dict[str, tuple[float, float]], dict[str, tuple[float, float]]]:
+    """The machine's ceilings, and of each measurement on it the quickest way in each type of weights."""
+    roof, found = {}, {}
+    for name in COMMANDS:
+        result = read(name)
+        if not name.startswith(group) or result is None or result.get("what") not in ("decode", "prefill"):
+            continue
+        card, batch = result["card"], result["setting"]["batch"]
+        copy, matmul = card["copy, bytes/s"], next(rate for what, rate in card.items() if what.startswith("matrix"))
+        roof = roof or {result["machine"]["device"]: (matmul, copy)}
+        kinds: dict[str, str] = {}
+        for way, row in result["rows"].items():
+            kind = next((bits for bits in ("int8", "int4") if bits in way), "")
+            if ("MBU" in row or "MFU" in row) and way != "transformers":
+                kinds[kind] = min(kinds.get(kind, way), way, key=lambda way: seconds(result, way))
+        for kind, way in kinds.items():
+            took, label = result["rows"][way]["seconds"], " ".join([name.removeprefix(f"{group}-"), kind]).rstrip()
+            if result["what"] == "decode":
+                flops, moved = batch * card["FLOPs a token"], result["rows"][way]["MBU"] * took * copy
+                found[label] = (flops / moved, flops / took)
+            elif not kind:
+                flops = result["rows"][way]["MFU"] * took * matmul
+                moved = card["weights read a step, bytes"] + card["cache read a step, bytes"]
+                found[label] = (flops / moved, flops / took)
+    return roof, found
+
+
+def drawings() -> dict[str, str]:
+    """The roofline of each machine with results: file name to SVG, the same to the last byte at each run."""
+    matplotlib.use("svg")
+    use_style()
+    plt.rcParams["savefig.facecolor"] = "white"  # readable on a dark page, too
+    drawn = {}
+    for group in ("cpu", "gpu"):
+        roof, found = points(group)
+        if found:
+            draw_roofline(roof, found)
+            text = StringIO()
+            plt.savefig(text, format="svg", metadata={"Date": None})
+            plt.close("all")
+            drawn[f"roofline-{group}.svg"] = "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
+    return drawn
+
+
+def section(result: dict) -> list[str]:
     """All of one file, but for the single rounds."""
     machine = result["machine"]
     about = [f"{key} {value}" for key, value in machine.items() if key not in ("command", "date", "device")]
-    lines = [f"## {name}", "", f"{machine['device']}, {machine['date']}; {', '.join(about)}.", ""]
+    lines = [f"{machine['device']}, {machine['date']}; {', '.join(about)}.", ""]
     lines += [f"`{machine['command']}`", ""]
     columns = [column for column in max(result["rows"].values(), key=len) if column != "rounds"]
     lines += [f"| | {' | '.join(columns)} |", f"| --- |{' ---: |' * len(columns)}"]
@@ -156,27 +264,50 @@ def section(name: str, result: dict) -> list[str]:
     return [*lines, ""]
 
 
+def measure(name: str, seconds_left: float | None) -> None:
+    """Run one command; its file is there afterwards, with the result or with what went wrong."""
+    words = COMMANDS[name].split()
+    if find_spec("llama_cpp") is None:
+        words = [word for word in words if word != "llama.cpp"]
+    file = FOLDER / f"{name}.json"
+    print(f"{name}: {command(name)}", flush=True)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "llama_from_scratch", *words, "--json", str(file)],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=seconds_left,
+        )
+    except subprocess.TimeoutExpired:
+        print(f"{name}: stopped, because the time given with --minutes is over", file=sys.stderr)
+        return
+    sys.stderr.write(done.stderr)
+    if done.returncode:
+        reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        print(f"{name}: no result", file=sys.stderr)
+        if not file.exists() or "failed" in json.loads(file.read_text(encoding="utf-8")):
+            file.write_text(json.dumps({"failed": reason, "command": command(name)}, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", choices=("cpu", "gpu"))
+    parser.add_argument("--run", choices=GROUPS, help="all measurements of a group")
+    parser.add_argument("--only", nargs="+", choices=COMMANDS, metavar="NAME", help=", ".join(COMMANDS))
+    parser.add_argument("--minutes", type=float, help="stop then (default: when all are done)")
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
-    for name, command_line in {"cpu": CPU, "gpu": GPU, None: {}}[arguments.run].items():
-        if find_spec("llama_cpp") is None:
-            command_line = command_line.replace(" llama.cpp", "")
-        print(f"{name}: {command(name)}", flush=True)
-        done = subprocess.run(
-            [sys.executable, "-m", "llama_from_scratch", *command_line.split(), "--json", str(FOLDER / f"{name}.json")],
-            cwd=ROOT,
-        )
-        if done.returncode:  # such as a shape that does not fit; the others can still be measured
-            print(f"{name}: no result", file=sys.stderr)
-    target = FOLDER / "README.md"
+    end = None if arguments.minutes is None else time.monotonic() + 60 * arguments.minutes
+    for name in arguments.only or GROUPS.get(arguments.run, ()):
+        measure(name, None if end is None else max(0.0, end - time.monotonic()))
+    files = {"README.md": page(), **drawings()}
     if arguments.check:
-        if target.read_text(encoding="utf-8") != page():
-            sys.exit("benchmarks/README.md is not what the files say; run python tools/benchmarks.py")
+        for name, text in files.items():
+            if not (FOLDER / name).exists() or (FOLDER / name).read_text(encoding="utf-8") != text:
+                sys.exit(f"benchmarks/{name} is not what the files say; run python tools/benchmarks.py")
     else:
-        target.write_text(page(), encoding="utf-8")
+        for name, text in files.items():
+            (FOLDER / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
