@@ -2,10 +2,10 @@
 
 import json
 
-import benchmarks
 import pytest
 import torch
 
+import benchmarks
 from llama_from_scratch import PRESETS, KVCache
 
 

@@ -28,7 +28,7 @@ def recompute_blocks(model: Llama) -> None:
     """Keep for the backward pass only what enters a block, and compute its inside a second time, in place.
 
     A step then has four passes through the blocks instead of three (`cost.training_flops`, recompute "full").
-    Source: Chen et al., 2016, arXiv 1604.06174, section 3.
+    Source: Chen et al., 2016, arXiv 1604.06174.
     """
     for block in model.blocks:
         block.forward = MethodType(_recomputed, block)
