@@ -96,16 +96,15 @@ def contestants(setting: Setting, ways: Sequence[Way], peers: Sequence[Peer]) ->
     """By name. Weights are shared wherever they are the same."""
     capacity = setting.prompt.shape[1] + setting.n_tokens + 8
     found: dict[str, Contestant] = {}
-    prepared: dict[tuple, Llama] = {}  # ways that differ in what is compiled only
+    prepared: dict[tuple, Llama] = {}
     for way in ways:
         if way == Way():
             found[way.name] = Plain(setting.model, setting.prompt, capacity)
         else:
-            kind = way.fuse, way.quantise
+            kind = way.fuse, way.quantise, way.compile == "blocks"  # which changes a model in place
             if kind not in prepared:
                 prepared[kind] = prepare(setting.model, fuse=way.fuse, quantise=way.quantise)
-            model = prepare(prepared[kind], fuse=False)  # modules of its own, to be compiled, around the same weights
-            found[way.name] = Fast(model, setting.prompt, capacity, way.compile)
+            found[way.name] = Fast(prepared[kind], setting.prompt, capacity, way.compile)
     for peer in peers:
         if peer == "transformers":
             found[peer] = Transformers(setting.model, setting.prompt, capacity)
