@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llama_from_scratch import Llama, LlamaConfig
-from llama_from_scratch.bench import ceilings, measure, runs
+from llama_from_scratch.bench import ceilings, measure, runs, train
 from llama_from_scratch.bench.card import bytes_read, machine
 from llama_from_scratch.bench.ceilings import copy_bandwidth, matmul_rate
 from llama_from_scratch.bench.contestants import Fast, Plain, Transformers
@@ -17,7 +17,9 @@ from llama_from_scratch.bench.measure import Times, in_turns
 from llama_from_scratch.bench.quality import compare, next_token_logits
 from llama_from_scratch.cli import main
 from llama_from_scratch.cli.bench import EACH
+from llama_from_scratch.cost import training_flops
 from llama_from_scratch.fast import prepare
+from llama_from_scratch.training.loss import NextTokenLoss
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -132,24 +134,56 @@ def test_results(setting, monkeypatch, what):
     assert result["card"]["cache a token, bytes"] == 2 * 2 * 2 * 16 * 4
 
 
-def test_training_steps_change_only_the_copies(setting, monkeypatch):
-    monkeypatch.setattr(runs, "copy_bandwidth", lambda *_: 1e9)
-    monkeypatch.setattr(runs, "matmul_rate", lambda *_: 1e9)
+def losses(step, tokens, n=3):
+    return [float(step(tokens)) for _ in range(n)]
+
+
+@pytest.mark.parametrize("switch", [s for s in train.SWITCHES if s != "compile"])  # which test_training_faster.py does
+def test_every_switch_of_training_learns_the_same(setting, switch):
+    """On the CPU "tf32" changes no bit; "parts" are parts here, since few logits are allowed at a time."""
+    plain = losses(train.own_step(setting.model, [], CPU), setting.prompt)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "NextTokenLoss", lambda model, max_logits=99 * 5: NextTokenLoss(model, max_logits))
+        found = losses(train.own_step(setting.model, [switch], CPU), setting.prompt)
+    assert found == pytest.approx(plain, rel=1e-2 if switch == "bf16" else 1e-5)
+    assert (found != plain) == (switch in ("bf16", "flash", "parts")) and plain[2] < plain[0]
+
+
+def test_a_step_of_transformers_is_the_same_step(setting):
+    ours, theirs = (make(setting.model, ["flash"], CPU) for make in (train.own_step, train.peer_step))
+    assert losses(ours, setting.prompt) == pytest.approx(losses(theirs, setting.prompt), rel=1e-4)
+
+
+def test_training_is_measured_on_copies(setting, monkeypatch):
+    monkeypatch.setattr(train, "ceilings", lambda *_: {"copy, bytes/s": 1e9, "matrix product in float32, FLOP/s": 1e9})
     before = setting.model.embedding.weight.clone()
-    result = runs.train(setting, [runs.Way()], ["transformers"])
-    assert set(result["rows"]) == {"plain", "transformers"}
+    ways = train.one_after_the_other(("flash", "fused"))
+    result = train.train(setting, ways, ["transformers"])
+    json.dumps(result)
+    assert list(result["rows"]) == ["plain", "flash", "flash, fused", "transformers"]
+    flops = 24 * training_flops(setting.model.config, 12)
+    for row in result["rows"].values():
+        assert row["tokens/s"] == pytest.approx(24 / row["seconds"])
+        assert row["MFU"] == pytest.approx(flops / row["seconds"] / 1e9) and row["MFU, causal"] < row["MFU"]
     assert torch.equal(before, setting.model.embedding.weight)
 
 
-def test_the_first_loss_of_both_is_the_same(setting):
-    steps = []
-    for make in (lambda: runs._own_step(runs._copied(prepare(setting.model, fuse=False)).requires_grad_(True), None),):
-        steps.append(make())
-    twin = runs.transformers_twin(runs._copied(prepare(setting.model, fuse=False))).requires_grad_(True)
-    steps.append(runs._step(twin, lambda tokens: twin(tokens, use_cache=False).logits))
-    first, second = ([float(step(setting.prompt)) for _ in range(3)] for step in steps)
-    assert first == pytest.approx(second, rel=1e-4)
-    assert first[2] < first[0]
+def test_a_gpu_is_filled_until_it_is_full(setting, monkeypatch):
+    """With a GPU of twelve texts' memory: where a step does not fit, and where twice the batch does not."""
+
+    class Tight:
+        def __call__(self, tokens):
+            if len(tokens) > 12:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+    assert train._largest_batch(Tight(), setting.prompt[:1]) == 8
+    times, more = train._alone(setting, Tight, largest_batch=True)
+    assert len(times.rounds) == 2 and more["largest batch"] == 8
+    large = runs.Setting(setting.model, None, setting.prompt.repeat(10, 1), 6, 2)
+    assert train._alone(large, Tight, largest_batch=True) == (
+        None,
+        {"peak memory, bytes": "too much", "largest batch": 8},
+    )
 
 
 def test_the_command_is_told_without_the_place_of_its_result(monkeypatch):
@@ -168,6 +202,13 @@ def test_memory_is_counted():
         (["decode", "--rounds", "0"], "--rounds is 0; it must be at least 1"),
         (["decode", "--each", "--fuse"], "--each runs every switch; leave out"),
         (["decode", "--clock", "cpu"], "it needs --threads 1, on the CPU"),
+        (["decode", "--with", "flash"], "--with and --largest-batch are for bench train; leave them out of decode"),
+        (["train", "--fuse"], "train has switches of its own; give --with instead"),
+        (["train", "--with", "speed"], "invalid choice: 'speed'"),
+        (["train", "--each", "--with", "flash"], "--each runs every switch; leave out"),
+        (["train", "--largest-batch"], "--largest-batch fills the memory of a GPU; give --device cuda"),
+        (["train", "--dtype", "bfloat16"], "training keeps its weights in fp32; leave out --dtype"),
+        (["train", "--against", "llama.cpp"], "llama.cpp does not train"),
         (["quality"], "name one with --file"),
         (["decode", "--json", "/no/such/folder/x.json"], "in a folder that does not exist"),
         (["guess"], "invalid choice: 'guess'"),

@@ -66,7 +66,10 @@ GROUPS = {  # each group of a GPU takes less than ten minutes there
         if needed(batch, context) <= GPU_MEMORY
     },
     "gpu-train": {
-        "gpu-train-1b": "bench train --model Llama-3.2-1B --device cuda --prompt 4096 --batch 4 --each --largest-batch",
+        "gpu-train-1b": "bench train --model Llama-3.2-1B --device cuda --prompt 4096 --batch 4 "
+        "--with flash parts bf16 fused compile --largest-batch",
+        "gpu-train-1b-each": "bench train --model Llama-3.2-1B --device cuda --prompt 4096 --batch 1 --each "
+        "--largest-batch --rounds 3",
         "gpu-prefill-8b": f"bench prefill {EIGHT} --each --prompt 8192 --against transformers",
     },
 }

@@ -1,17 +1,16 @@
 """The measurements: each gives a dictionary that is written as JSON and shown as a table."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
 from ..checkpoint import describe, load_model
-from ..cost import cache_bytes_per_token, forward_flops, parameters, training_flops
+from ..cost import cache_bytes_per_token, forward_flops, parameters
 from ..fast import prepare
 from ..fast.compile import Scope
 from ..fast.quantise import Bits
@@ -26,7 +25,6 @@ from .contestants import (
     Transformers,
     import_transformers,
     llama_cpp,
-    transformers_twin,
 )
 from .measure import Times, decode_seconds, forget_peak, in_turns, peak_memory, prefill_seconds
 from .quality import compare, next_token_logits
@@ -127,7 +125,7 @@ def decode(setting: Setting, ways: Sequence[Way], peers: Sequence[Peer]) -> dict
     }
     times, peak = in_turns(tasks, setting.rounds), peak_memory(setting.device)
     card = cost_card(setting, _model(entrants[ways[0].name]), measured)
-    rows = _rows(times, len(setting.prompt))
+    rows = rows_of(times, len(setting.prompt))
     cache = card["cache read a step, bytes"]
     for way in ways:  # what it reads differs from way to way
         read = bytes_read(_model(entrants[way.name])) + cache
@@ -143,7 +141,7 @@ def prefill(setting: Setting, ways: Sequence[Way], peers: Sequence[Peer]) -> dic
     times, peak = in_turns(tasks, setting.rounds), peak_memory(setting.device)
     card = cost_card(setting, _model(entrants[ways[0].name]), measured)
     batch, seq = setting.prompt.shape
-    rows = _rows(times, batch * seq)
+    rows = rows_of(times, batch * seq)
     count = forward_flops(setting.model.config, (seq + 1) / 2)
     head = count.pop("output projection")  # for the last token only
     flops = batch * (seq * sum(count.values()) + head)
@@ -151,66 +149,6 @@ def prefill(setting: Setting, ways: Sequence[Way], peers: Sequence[Peer]) -> dic
         if name != "llama.cpp":  # which computes in another arithmetic
             row["MFU"] = flops / times[name].median / _matmul(card)
     return _result("prefill", setting, card, rows, peak)
-
-
-def train(setting: Setting, ways: Sequence[Way], peers: Sequence[Peer]) -> dict:
-    """Seconds for one step: loss, gradients and AdamW, on the same tokens. On a GPU products are in bf16 (autocast)."""
-    if any(way.quantise or way.fuse for way in ways) or "llama.cpp" in peers:
-        raise ValueError("train runs the plain model, compiled or not, against transformers; leave out the rest")
-    measured = ceilings(setting, torch.bfloat16 if setting.device.type == "cuda" else None)
-    entrants: dict[str, Callable[[Tensor], Tensor]] = {}
-    for way in ways:
-        model = prepare(setting.model, fuse=False).requires_grad_(True).train()
-        entrants[way.name] = _own_step(_copied(model), way.compile)
-    if "transformers" in peers:
-        twin = transformers_twin(_copied(prepare(setting.model, fuse=False))).requires_grad_(True).train()
-        entrants["transformers"] = _step(twin, lambda tokens: twin(tokens, use_cache=False).logits)
-    tasks = {
-        name: partial(timed, partial(step, setting.prompt), setting.device, setting.clock)
-        for name, step in entrants.items()
-    }
-    times, peak = in_turns(tasks, setting.rounds), peak_memory(setting.device)
-    card = cost_card(setting, setting.model, measured)
-    batch, seq = setting.prompt.shape
-    rows = _rows(times, batch * seq)
-    flops = batch * seq * training_flops(setting.model.config, seq)
-    for name, row in rows.items():
-        row["MFU"] = flops / times[name].median / _matmul(card)
-    return _result("train", setting, card, rows, peak)
-
-
-def _own_step(model: Llama, compile: Scope | None) -> Callable[[Tensor], Tensor]:
-    if compile is not None:
-        for block in model.blocks:
-            block.compile(fullgraph=True)
-
-    def logits(tokens: Tensor) -> Tensor:
-        positions = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
-        return model.logits(model.run_blocks(tokens, positions, None))
-
-    return _step(model, logits)
-
-
-def _step(model: torch.nn.Module, logits: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-
-    def step(tokens: Tensor) -> Tensor:
-        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=tokens.device.type == "cuda"):
-            scores = logits(tokens)[:, :-1].flatten(0, 1)
-        loss = F.cross_entropy(scores.float(), tokens[:, 1:].flatten())
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return loss.detach()
-
-    return step
-
-
-def _copied(model: Llama) -> Llama:
-    """With weights of its own, to be changed by training."""
-    for weight in model.parameters():
-        weight.data = weight.data.clone()
-    return model
 
 
 def load(name: str, file: Path, peers: Sequence[Peer], rounds: int, clock: Clock = "wall") -> dict:
@@ -227,7 +165,7 @@ def load(name: str, file: Path, peers: Sequence[Peer], rounds: int, clock: Clock
         open_file = llama_cpp().Llama
         tasks["llama.cpp"] = partial(timed, lambda: open_file(str(file), verbose=False), device, clock)
     times = in_turns(tasks, rounds, warm_up=0)  # nobody loads a model twice
-    return {"what": "load", "machine": machine(device), "model": name, "clock": clock, "rows": _rows(times, None)}
+    return {"what": "load", "machine": machine(device), "model": name, "clock": clock, "rows": rows_of(times, None)}
 
 
 def quality(setting: Setting, ways: Sequence[Way]) -> dict:
@@ -250,7 +188,7 @@ def _matmul(card: dict) -> float:
     return next(value for name, value in card.items() if name.startswith("matrix product"))
 
 
-def _rows(times: dict[str, Times], tokens: int | None) -> dict[str, dict]:
+def rows_of(times: dict[str, Times], tokens: int | None) -> dict[str, dict]:
     """Times of each, and how many times as long as the first it takes."""
     first = next(iter(times.values()))
     rows = {}

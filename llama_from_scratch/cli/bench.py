@@ -8,8 +8,10 @@ import torch
 
 from ..bench import runs
 from ..bench.runs import Setting, Way
+from ..bench.train import ON_A_CPU, SWITCHES, USUAL, one_after_the_other, train
 from ..checkpoint import EMBEDDED, resolve
 from ..config import PRESETS, LlamaConfig
+from ..fast.compile import check_compiler
 from ..model import Llama
 from ..tokenizer import load_tokenizer
 from . import options
@@ -29,6 +31,9 @@ EXAMPLES = """examples:
     PROGRAM bench quality --each --file text.txt
   the shape of a released model with random weights, on a GPU:
     PROGRAM bench decode --model Llama-3.1-8B --device cuda --dtype bfloat16 --fuse --compile step
+    PROGRAM bench train --model Llama-3.2-1B --device cuda --prompt 4096 --batch 4 --with flash parts bf16 fused compile
+  what each switch of training gains in time and memory, and the largest batch that fits with it:
+    PROGRAM bench train --model Llama-3.2-1B --device cuda --prompt 4096 --batch 1 --each --largest-batch
 
 All contestants run in turns, in rounds: compare ratios, which what else the machine does changes least. MBU is bytes
 that must be read / time / what a large copy moves here; MFU is FLOPs on paper / time / what a large matrix product
@@ -43,6 +48,14 @@ EACH = [
     Way(fuse=True, quantise="int4"),
     Way(fuse=True, quantise="int4", compile="blocks"),
 ]
+# On a GPU small weights are no quicker until their conversion is compiled into the product.
+EACH_ON_GPU = [
+    Way(),
+    Way(fuse=True),
+    Way(fuse=True, compile="step"),
+    Way(fuse=True, quantise="int8", compile="step"),
+    Way(fuse=True, quantise="int4", compile="step"),
+]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +67,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ways.add_argument("--quantise", choices=("int8", "int4"), help="weights of 8 or 4 bits")
     ways.add_argument("--compile", choices=("blocks", "step"), help="compile a block (seconds), or a step (minutes)")
     ways.add_argument("--each", action="store_true", help="plain, and then these switches one after the other")
+    steps = parser.add_argument_group(
+        "how it trains (bench train)", "switches: " + "; ".join(f"{name}: {text}" for name, text in SWITCHES.items())
+    )
+    steps.add_argument(
+        "--with",
+        dest="switches",
+        nargs="*",
+        choices=SWITCHES,
+        metavar="SWITCH",
+        help=f"what is on (default: {' '.join(USUAL)}, as in the command train)",
+    )
+    steps.add_argument("--largest-batch", action="store_true", help="also find out how large a batch a GPU can hold")
     size = parser.add_argument_group("how much")
     size.add_argument("--batch", type=int, default=1, metavar="N", help="sequences at a time (default: %(default)s)")
     size.add_argument(
@@ -81,19 +106,22 @@ def run(arguments: argparse.Namespace) -> None:
         if (value := getattr(arguments, name)) is not None and value < 1:
             raise ValueError(f"--{name} is {value}; it must be at least 1")
     chosen = Way(arguments.fuse, arguments.quantise, arguments.compile)
-    if arguments.each and chosen != Way():
-        raise ValueError("--each runs every switch; leave out --fuse, --quantise and --compile")
+    if arguments.each and (chosen != Way() or arguments.switches is not None):
+        raise ValueError("--each runs every switch; leave out --fuse, --quantise, --compile and --with")
+    if arguments.what == "train" and chosen != Way():
+        raise ValueError("train has switches of its own; give --with instead of --fuse, --quantise and --compile")
+    if arguments.what != "train" and (arguments.switches is not None or arguments.largest_batch):
+        raise ValueError(f"--with and --largest-batch are for bench train; leave them out of {arguments.what}")
     if arguments.clock == "cpu" and (arguments.threads != 1 or arguments.device != "cpu"):
         raise ValueError("--clock cpu adds up all threads, and sees no GPU; it needs --threads 1, on the CPU")
     if arguments.what == "quality" and not arguments.file:
         raise ValueError("quality is judged on a text; name one with --file")
     if arguments.json and not Path(arguments.json).absolute().parent.is_dir():
         raise ValueError(f"--json is {arguments.json}, in a folder that does not exist; make it first")
-    ways = EACH if arguments.each else [chosen]
+    each = EACH_ON_GPU if arguments.device.startswith("cuda") else EACH
+    ways = each if arguments.each else [chosen]
     if arguments.what in ("prefill", "quality"):  # whether decoding is compiled changes nothing there
         ways = [way for way in ways if way.compile is None] or [Way(arguments.fuse, arguments.quantise)]
-    if arguments.what == "train":
-        ways = [Way(), Way(compile="blocks")] if arguments.each else ways
     result = _measure(arguments, ways)
     write(as_text(result))
     if arguments.json:
@@ -114,6 +142,12 @@ def _measure(arguments: argparse.Namespace, ways: list[Way]) -> dict:
     setting = Setting(model, file, prompt, arguments.tokens, arguments.rounds, arguments.clock)
     if arguments.what == "quality":
         return runs.quality(setting, ways)
+    if arguments.what == "train":
+        switches = USUAL if arguments.switches is None else tuple(arguments.switches)
+        each = one_after_the_other(tuple(SWITCHES) if setting.device.type == "cuda" else ON_A_CPU)
+        if "compile" in (ON_A_CPU if arguments.each else switches):
+            check_compiler(setting.device)
+        return train(setting, each if arguments.each else [switches], arguments.against, arguments.largest_batch)
     return getattr(runs, arguments.what)(setting, ways, arguments.against)
 
 
@@ -170,7 +204,7 @@ def as_text(result: dict) -> str:
 def _shown(name: str, value: object) -> str:
     if isinstance(value, str | int) and not isinstance(value, bool):
         return f"{value:,}" if isinstance(value, int) else value
-    if name in ("MBU", "MFU", "same_choice", "perplexity_change"):
+    if name in ("MBU", "MFU", "MFU, causal", "same_choice", "perplexity_change"):
         return f"{value:.1%}" if name != "perplexity_change" else f"{value:+.2%}"
     if name.endswith("/s") and value >= 1e6:
         return f"{value / 1e9:,.1f} G"
