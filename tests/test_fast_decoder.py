@@ -3,12 +3,13 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from llama_from_scratch import Llama, LlamaConfig
+from llama_from_scratch import Llama, LlamaConfig, RopeScaling
 from llama_from_scratch.fast import Decoder, FixedCache, prepare
 from llama_from_scratch.fast.decoder import first_largest, race
 from llama_from_scratch.fast.fuse import CHUNK, in_chunks
@@ -148,6 +149,9 @@ def test_attention_in_chunks(kv_heads, group):
 def test_mistakes(model, as_users_run_it):
     with pytest.raises(ValueError, match="capacity is 161; each must be at least 1, and the capacity at most 160"):
         Decoder(model, capacity=161)
+    dynamic = Llama(replace(CONFIG, rope_scaling=RopeScaling("dynamic", 2.0, 80)))
+    with pytest.raises(ValueError, match="rope_scaling dynamic.*; compile its blocks"):
+        Decoder(dynamic, compile="step")
     with pytest.raises(ValueError, match="need room for 70; this decoder has 64"):
         Decoder(model, capacity=64).generate(range(10), 61)
     with pytest.raises(ValueError, match="there are 2 prompts; this decoder was made for 1"):

@@ -54,7 +54,8 @@ class Decoder:
     check_every: steps between two looks at the tokens. On a GPU each look waits for it; steps behind a stop are lost.
 
     Raises:
-        ValueError: if a number is below 1, or the capacity is more than the model's context.
+        ValueError: if a number is below 1, or the capacity is more than the model's context; if a whole step cannot be
+            compiled, because the model's frequencies change with the length of the text.
         OSError: if there is no compiler.
     """
 
@@ -72,6 +73,12 @@ class Decoder:
             raise ValueError(
                 f"batch is {batch}, check_every is {check_every} and capacity is {capacity}; "
                 f"each must be at least 1, and the capacity at most {context}, the context of the model"
+            )
+        scaling = model.config.rope_scaling
+        if compile == "step" and scaling is not None and scaling.kind == "dynamic":
+            raise ValueError(
+                "the frequencies of this model change with the length of the text (rope_scaling dynamic), so no one "
+                "program can serve every step; compile its blocks"
             )
         weight = model.embedding.weight
         self.model, self.capacity, self.check_every = model, capacity, check_every
