@@ -32,6 +32,7 @@ from llama_from_scratch.tokenizer.sentencepiece_file import BPE, BYTES, FLOAT, N
 SIZE = "--vocab-size 300 --dim 16 --layers 1 --heads 4 --kv-heads 2 --ffn-dim 24 --context 16 --batch-size 2"
 TRAIN = f"train text.txt --out new --steps 2 {SIZE}"
 SAVE = "saves/step-00000002"
+MEMORY = f"{SAVE}/training/shard-00001-model-00001-of-00001.safetensors"  # what only training needs
 
 
 def healthy(home: Path) -> None:
@@ -778,14 +779,14 @@ def numbers(**changes: object) -> Callable[[Path], object]:
     return edit(f"run/{SAVE}/training.json", lambda content: content.update(changes))
 
 
-def memory(change: Callable[[dict], object]) -> Callable[[Path], object]:
-    """The tensors that only training needs, of the latest save."""
+def memory(change: Callable[[dict], object], parts: Callable[[dict], object] | None = None) -> Callable[[Path], object]:
+    """The tensors that only training needs, of the latest save, and what the file says about its parts of them."""
 
     def make(home):
-        path = home / "run" / SAVE / "training.safetensors"
+        path = home / "run" / MEMORY
         tensors = load_file(path)
         change(tensors)
-        save_file(tensors, path)
+        save_file(tensors, path, {"DCP_SHARDING_INFO": json.dumps(parts(tensors))} if parts else None)
 
     return make
 
@@ -898,17 +899,25 @@ CASES |= {
         "training.json missing": Case(f"{SAVE} is damaged", RESUME, without(f"run/{SAVE}/training.json")),
         "training.json nested": Case(f"{SAVE} is damaged", RESUME, text(f"run/{SAVE}/training.json", NESTED)),
         "training.json a list": Case(f"{SAVE} is damaged", RESUME, text(f"run/{SAVE}/training.json", "[]")),
-        "training.safetensors a pickle": Case(
-            f"{SAVE} is damaged", RESUME, bytes_in(f"run/{SAVE}/training.safetensors", pickle.dumps(RunsCode()))
+        "training memory a pickle": Case(
+            f"{SAVE} is damaged", RESUME, bytes_in(f"run/{MEMORY}", pickle.dumps(RunsCode()))
+        ),
+        "training memory of unknown parts": Case(
+            "does not say which parts", RESUME, memory(lambda m: None, lambda m: [])
+        ),
+        "training memory of parts before the first": Case(
+            f"{SAVE} is damaged",
+            RESUME,
+            memory(lambda m: None, lambda m: {name: {"saved_offsets": [-1] * m[name].dim()} for name in m}),
         ),
         "optimizer of another shape": Case(
-            f"{SAVE} is damaged", RESUME, memory(lambda m: m.update({"optimizer.0.exp_avg": torch.zeros(3)}))
+            f"{SAVE} is damaged", RESUME, memory(lambda m: m.update({"embedding.weight.exp_avg": torch.zeros(3)}))
         ),
         "optimizer with a part missing": Case(
-            f"{SAVE} is damaged", RESUME, memory(lambda m: m.pop("optimizer.0.exp_avg"))
+            f"{SAVE} is damaged", RESUME, memory(lambda m: m.pop("embedding.weight.exp_avg"))
         ),
         "optimizer of strangers": Case(
-            f"{SAVE} is damaged", RESUME, memory(lambda m: m.update({"optimizer.x": torch.zeros(3)}))
+            f"{SAVE} is damaged", RESUME, memory(lambda m: m.update({"x.exp_avg": torch.zeros(3)}))
         ),
         "chance of another shape": Case(
             f"{SAVE} is damaged", RESUME, memory(lambda m: m.update({"rng.cpu": torch.zeros(3, dtype=torch.uint8)}))

@@ -195,7 +195,7 @@ DAMAGED = {
     "sentencepiece/tokenizer.model": use_tokenizer,
     "run/run.json": use_run,
     "run/saves/step-00000002/training.json": use_run,
-    "run/saves/step-00000002/training.safetensors": use_run,
+    "run/saves/step-00000002/training/shard-00001-model-00001-of-00001.safetensors": use_run,
     "run/data/data.json": lambda run: read_tokens(run / "data", "train"),
     "run/data/train.npy": lambda run: read_tokens(run / "data", "train"),
 }

@@ -26,7 +26,7 @@ def lives(tmp_path_factory):
 
 
 def differences(one: dict, other: dict) -> set[str]:
-    return {what for what in ("step", "model.safetensors", "training.safetensors", "log") if one[what] != other[what]}
+    return {what for what in ("step", "weights", "memory", "log") if one[what] != other[what]}
 
 
 def test_killed_at_twenty_random_moments(lives):
@@ -54,4 +54,4 @@ def test_short_runs_without_a_bug_are_equal_too(lives):
 @pytest.mark.parametrize("mutation", MUTATIONS)
 def test_what_is_not_restored_shows(lives, mutation):
     found = differences(lives[f"mutant {mutation}"], lives["calm, short"])
-    assert found == ({"log"} if mutation == "log" else {"model.safetensors", "training.safetensors", "log"})
+    assert found == ({"log"} if mutation == "log" else {"weights", "memory", "log"})

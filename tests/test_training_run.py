@@ -5,6 +5,7 @@ import json
 import shutil
 
 import pytest
+import safetensors.torch
 import torch
 import transformers
 import vocabularies
@@ -123,7 +124,10 @@ def test_a_wsd_run_that_is_prolonged_is_the_run_that_was_planned_so(begun):
     go_on(prolonged)
     one, other = content(planned.folder / "saves"), content(prolonged.folder / "saves")
     assert one.keys() == other.keys()
-    assert all(one[name] == other[name] for name in one if name.endswith(".safetensors"))
+    for name in one:
+        if name.endswith(".safetensors"):  # whose heads can be written in another order
+            ours, theirs = safetensors.torch.load(one[name]), safetensors.torch.load(other[name])
+            assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
     assert reopen(prolonged.folder).recipe == planned.recipe
     shortened = begun(name="shortened", stop_at=6, steps=30, **wsd)
     go_on(resume(reopen(shortened.folder), {"steps": 16, "decay": 4}))
@@ -200,8 +204,11 @@ def harm_json(text):
     [
         ("training.json", harm_json("{}")),
         ("training.json", harm_json("[1, 2")),
-        ("training.safetensors", lambda file: file.write_bytes(file.read_bytes()[:-50])),
-        ("training.safetensors", lambda file: file.unlink()),
+        (
+            "training/shard-00001-model-00001-of-00001.safetensors",
+            lambda file: file.write_bytes(file.read_bytes()[:-50]),
+        ),
+        ("training/shard-00001-model-00001-of-00001.safetensors", lambda file: file.unlink()),
         ("model.safetensors", lambda file: file.write_bytes(file.read_bytes()[:100])),
         ("config.json", lambda file: file.unlink()),
     ],
@@ -239,7 +246,7 @@ def test_a_full_disk_ends_it_with_the_old_save_whole(where, begun, monkeypatch):
     def full(*_arguments, **_options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    name = {"weights": "save_model", "optimizer": "save_file"}.get(where)
+    name = {"weights": "save_model", "optimizer": "write_memory"}.get(where)
     if name:
         monkeypatch.setattr(saves, name, full)
     elif where == "json":

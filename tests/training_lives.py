@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 from llama_from_scratch.training import Recipe, Routine, begin, fresh_state, reopen, train
 from llama_from_scratch.training.log import Log, read_log
@@ -38,6 +39,7 @@ RECIPE = dict(
 )
 ROUTINE = Routine(evaluate_every=7, evaluate_tokens=200, sample_every=11, sample_tokens=5, save_every=1, keep=2)
 MUTATIONS = ("generator", "optimizer", "weights", "position", "schedule", "log")
+MEMORY_FILE = "training/shard-00001-model-00001-of-00001.safetensors"  # what only training needs
 TIMES = ("seconds", "tokens_per_second")
 
 
@@ -55,15 +57,15 @@ def live(folder: Path, mutation: str = "", die_after: int | None = None) -> None
 
 def _mutate(mutation: str, run, state) -> None:
     """Plant one of the bugs that resumed training is known for."""
-    from llama_from_scratch.training import loop, saves
+    from llama_from_scratch.training import loop, memory, saves
 
     original = loop.restore
     if mutation == "generator":
-        saves.torch.set_rng_state = lambda _: None
+        memory.torch.set_rng_state = lambda _: None
     elif mutation == "optimizer":
         state.optimizer.load_state_dict = lambda _: None
     elif mutation == "weights":
-        state.model.load_state_dict = lambda _: None
+        saves._copy_weights = lambda *_: None
     elif mutation in ("position", "schedule"):
         begun = {}
 
@@ -103,9 +105,11 @@ def wait(pid: int) -> str:
 def ending(folder: Path) -> dict[str, object]:
     """Everything that must be equal: weights, optimizer and generators bit for bit, and the log but for its times."""
     save = sorted((folder / "saves").glob("step-*"))[-1]
-    digests = {
-        f: hashlib.sha256((save / f).read_bytes()).hexdigest() for f in ("model.safetensors", "training.safetensors")
-    }
+    memory = hashlib.sha256()
+    for name, tensor in sorted(load_file(save / MEMORY_FILE).items()):  # the file's head is written in any order
+        memory.update(name.encode() + tensor.numpy().tobytes())
+    weights = hashlib.sha256((save / "model.safetensors").read_bytes())
+    digests = {"weights": weights.hexdigest(), "memory": memory.hexdigest()}
     log = [{k: v for k, v in record.items() if k not in TIMES} for record in read_log(folder / "log.jsonl")]
     return {**digests, "step": save.name, "log": log}
 

@@ -74,11 +74,16 @@ def in_memory(model: Llama) -> Checkpoint:
 
     def stored(name: str, weight: Tensor) -> StoredTensor:
         kind = names.get(weight.dtype, str(weight.dtype))
-        read = lambda dtype, device: weight.detach().to(device, dtype)  # noqa: E731
+        read = lambda dtype, device: whole(weight.detach()).to(device, dtype)  # noqa: E731
         return StoredTensor(name, name, tuple(weight.shape), kind, weight.nbytes, read)
 
     tensors = tuple(stored(name, weight) for name, weight in model.named_parameters())
     return Checkpoint(Path("this model"), "memory", model.config, tensors, None)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor itself; of a sharded one the whole, gathered from all ranks, each of which has to ask for it."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def dtype_to_write(stored_type: str) -> torch.dtype:

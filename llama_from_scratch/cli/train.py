@@ -1,6 +1,7 @@
 """Train a model on text."""
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -11,8 +12,10 @@ from types import FrameType
 
 import torch
 
-from ..fast.compile import check_compiler, compile_blocks
-from ..training import Recipe, Routine, begin, fresh_state, reopen, resume, train
+from ..fast.compile import check_compiler
+from ..parallel import ranks
+from ..training import Recipe, Routine, begin, check_shares, fresh_state, reopen, resume, train
+from ..training.faster import compile_training, recompute_blocks
 from ..training.recipe import option
 from ..training.trackers import tensorboard, weights_and_biases
 from . import options
@@ -32,7 +35,11 @@ EXAMPLES = """examples:
   a schedule that lets you decide late how long to train: stop this when it is good enough (Ctrl-C) …
     PROGRAM train my-texts/ --out runs/wsd --steps 100000 --schedule wsd --decay 400
   … and end it with the 400 steps in which the learning rate falls:
-    PROGRAM train --out runs/wsd --resume --steps 5000"""
+    PROGRAM train --out runs/wsd --resume --steps 5000
+  four processes, each on a GPU of its own, that share the model and the batch (for CPUs, leave --device out):
+    torchrun --nproc-per-node 4 -m llama_from_scratch train my-texts/ --out runs/four --device cuda
+  … and two of them to each product: for a model too large for one, or a batch too small for four
+    torchrun --nproc-per-node 4 -m llama_from_scratch train my-texts/ --out runs/grid --tensor-parallel 2"""
 
 GROUPS = {
     "the tokenizer": {
@@ -91,8 +98,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--wandb", metavar="PROJECT", help="also log to this project of Weights & Biases")
     group = parser.add_argument_group("where it runs")
     group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …, or mps (default: %(default)s)")
+    group.add_argument(
+        "--tensor-parallel",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that share each product; all share the weights, and sets of N the batch (default: %(default)s)",
+    )
     group.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: PyTorch decides)")
     group.add_argument("--compile", action="store_true", help="compile the blocks first: a minute, then faster steps")
+    group.add_argument(
+        "--recompute", action="store_true", help="compute each block twice, for less memory: larger batches, slower"
+    )
 
 
 def _add(group: argparse._ArgumentGroup, field, text: str) -> None:
@@ -107,6 +124,26 @@ def _add(group: argparse._ArgumentGroup, field, text: str) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    with ranks.joined(arguments.device, f"go on with: {_again(arguments)}") as device:
+        finished = _run(arguments, device)
+    if not finished:
+        raise KeyboardInterrupt
+
+
+def _again(arguments: argparse.Namespace) -> str:
+    """The command that goes on with this run."""
+    processes = os.environ.get("LOCAL_WORLD_SIZE") if ranks.started_together() else None
+    program = f"torchrun --nproc-per-node {processes}" if processes else "python"
+    command = f"{program} -m llama_from_scratch train --out {Path(arguments.out).expanduser()} --resume"
+    if processes and arguments.device != "cpu":
+        command += f" --device {arguments.device}"
+    if arguments.tensor_parallel > 1:
+        command += f" --tensor-parallel {arguments.tensor_parallel}"
+    return command
+
+
+def _run(arguments: argparse.Namespace, device: str) -> bool:
+    """Train on this device; False if someone stopped it."""
     given = {field.name: getattr(arguments, field.name) for field in fields(Recipe)}
     given = {name: value for name, value in given.items() if value not in (None, [])}
     if "data" in given:
@@ -114,38 +151,51 @@ def run(arguments: argparse.Namespace) -> None:
     looks = {field.name: getattr(arguments, field.name) for field in fields(Routine)}
     routine = Routine(**{name: value for name, value in looks.items() if value is not None})
     options.set_threads(arguments.threads)
-    device = options.device(arguments.device)
+    device = options.device(device)
+    mesh = ranks.mesh(arguments.tensor_parallel, device)
     if arguments.compile:
+        if arguments.tensor_parallel > 1:
+            raise ValueError("--compile does not work with --tensor-parallel yet; leave out one of them")
         check_compiler(torch.device(device))
     folder = Path(arguments.out).expanduser()
 
     if arguments.resume:
         job = resume(reopen(folder), given)
     else:
-        with _preparing() as progress:
-            steps = given.setdefault("steps", 1000)
-            given.setdefault("warmup", min(Recipe.warmup, steps // 10))
-            job = begin(folder, Recipe(**{"data": (), **given}), progress)  # it says itself that there is no text
-    state, tokenizer = fresh_state(job.recipe, device), job.tokenizer()
+        steps = given.setdefault("steps", 1000)
+        given.setdefault("warmup", min(Recipe.warmup, steps // 10))
+        recipe = Recipe(**{"data": (), **given})  # it says itself that there is no text
+        if recipe.tokenizer is None:  # else the vocabulary is not known yet
+            check_shares(recipe, mesh)
+        if ranks.first():
+            with _preparing() as progress:
+                begin(folder, recipe, progress)
+        ranks.wait()
+        job = reopen(folder)
+    state, tokenizer = fresh_state(job.recipe, device, mesh), job.tokenizer()
+    if arguments.recompute:
+        recompute_blocks(state.model)
     if arguments.compile:
-        compile_blocks(state.model)
+        compile_training(state.objective)
 
     with ExitStack() as stack:
-        trackers = []
-        if arguments.tensorboard:
-            trackers.append(stack.enter_context(tensorboard(job)))
-        if arguments.wandb:
-            trackers.append(stack.enter_context(weights_and_biases(job, arguments.wandb)))
-        show = stack.enter_context(_showing(job))
+        shows = []
+        if ranks.first():
+            shows.append(stack.enter_context(_showing(job)))
+            if arguments.tensorboard:
+                shows.append(stack.enter_context(tensorboard(job)))
+            if arguments.wandb:
+                shows.append(stack.enter_context(weights_and_biases(job, arguments.wandb)))
         stopped = stack.enter_context(_stop_signals())
         for record in train(job, state, tokenizer, routine, stopped):
-            show(record)
-            for track in trackers:
-                track(record)
-    if state.step < job.recipe.steps:
-        note(f"Saved at step {state.step}. Go on with: python -m llama_from_scratch train --out {folder} --resume")
-        raise KeyboardInterrupt
-    note(f'Done. Try it: python -m llama_from_scratch generate "The" --model {folder} --temperature 0.8')
+            for show in shows:
+                show(record)
+    finished = state.step == job.recipe.steps
+    if ranks.first() and finished:
+        note(f'Done. Try it: python -m llama_from_scratch generate "The" --model {folder} --temperature 0.8')
+    elif ranks.first():
+        note(f"Saved at step {state.step}. Go on with: {_again(arguments)}")
+    return finished
 
 
 @contextmanager
@@ -157,7 +207,8 @@ def _stop_signals() -> Iterator:
         if asked:
             raise KeyboardInterrupt
         asked.append(number)
-        note("Finishing this step, then saving …")
+        if not ranks.started_together():  # torchrun asks all of us, also when one has died
+            note("Finishing this step, then saving …")
 
     old = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -8,10 +8,12 @@ import logging
 import warnings
 from dataclasses import replace
 
-import torch.distributed.nn.functional as collectives
+import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Replicate, distribute_module, distribute_tensor
@@ -97,9 +99,8 @@ def share_batch(loss: nn.Module, mesh: DeviceMesh, ignore: int) -> None:
     """Let `loss`, which maps (tokens, targets) to a sum over targets, be computed by all ranks together, in place.
 
     Each rank gives the whole batch, computes its rows along "data", and is given the sum over all rows; the gradient of
-    a sharded model is then that of the sum. (Each rank's part reaches the sums of all n ranks, so its gradient is
-    counted n times; FSDP's mean over the n ranks takes that back.) Rows whose targets are all `ignore` fill up a batch
-    that cannot be shared out evenly.
+    a sharded model is then that of the sum. Rows whose targets are all `ignore` fill up a batch that cannot be shared
+    out evenly.
     """
     data = mesh["data"]
 
@@ -108,10 +109,24 @@ def share_batch(loss: nn.Module, mesh: DeviceMesh, ignore: int) -> None:
         return rows_of(tokens, data, 0), rows_of(targets, data, ignore)
 
     def add_up(_module: nn.Module, _batch: tuple[Tensor, Tensor], part: Float[Tensor, ""]) -> Float[Tensor, ""]:
-        return collectives.all_reduce(part, group=data.get_group())
+        return _SumOverRanks.apply(part, data)
 
     loss.register_forward_pre_hook(take_rows)
     loss.register_forward_hook(add_up)
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """The sum of what n ranks give. Its gradient for each is 1, times n, because FSDP takes the mean of n gradients."""
+
+    @staticmethod
+    def forward(context: FunctionCtx, part: Float[Tensor, ""], data: DeviceMesh) -> Float[Tensor, ""]:
+        context.ranks, total = data.size(), part.clone()
+        dist.all_reduce(total, group=data.get_group())
+        return total
+
+    @staticmethod
+    def backward(context: FunctionCtx, of_sum: Float[Tensor, ""]) -> tuple[Float[Tensor, ""], None]:
+        return of_sum * context.ranks, None
 
 
 def rows_of(batch: Int[Tensor, "batch seq"], data: DeviceMesh, filler: int) -> Int[Tensor, "part seq"]:

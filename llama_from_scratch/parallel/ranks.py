@@ -30,7 +30,7 @@ def joined(device: str, go_on: str) -> Iterator[str]:
         ConnectionError: if another process has ended.
         SystemExit: with code 2, where another process reports the error.
     """
-    if not dist.is_torchelastic_launched():
+    if not started_together():
         yield device
         return
     store, rank, world = next(dist.rendezvous("env://"))
@@ -47,6 +47,11 @@ def joined(device: str, go_on: str) -> Iterator[str]:
             raise SystemExit(2) from None
         raise error from None
     dist.destroy_process_group()
+
+
+def started_together() -> bool:
+    """Whether torchrun started this process."""
+    return dist.is_torchelastic_launched()
 
 
 def _place(device: str) -> tuple[str, str]:

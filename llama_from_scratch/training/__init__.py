@@ -7,9 +7,21 @@ for record in train(run, fresh_state(run.recipe), run.tokenizer(), Routine()):
     print(record)
 """
 
-from .loop import Routine, fresh_state, take_step, train
+from .loop import Routine, check_shares, fresh_state, take_step, train
 from .recipe import Recipe
 from .run import Run, begin, reopen
 from .saves import State, resume
 
-__all__ = ["Recipe", "Routine", "Run", "State", "begin", "fresh_state", "reopen", "resume", "take_step", "train"]
+__all__ = [
+    "Recipe",
+    "Routine",
+    "Run",
+    "State",
+    "begin",
+    "check_shares",
+    "fresh_state",
+    "reopen",
+    "resume",
+    "take_step",
+    "train",
+]

@@ -2,22 +2,26 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from math import isfinite
 
 import torch
 from filelock import FileLock, Timeout  # torch brings it along
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from ..checkpoint.files import reason
+from ..checkpoint.stored import whole
 from ..generation import Sampling, generate
 from ..model import Llama
+from ..parallel import ranks
+from ..parallel.plan import check_batch, check_tensor
 from ..tokenizer import Tokenizer
 from .batches import Batches, in_order
 from .files import remove_unfinished
 from .log import Log, Record
-from .loss import MicroBatch, NextTokenLoss, backward, mean_loss
+from .loss import IGNORE, MicroBatch, NextTokenLoss, backward, mean_loss
 from .optimizer import adamw
 from .recipe import Recipe
 from .run import Run, reopen, write_recipe
@@ -43,11 +47,34 @@ class Routine:
                 raise ValueError(f"--{name.replace('_', '-')} is {value!r}; it must be a whole number of at least 1")
 
 
-def fresh_state(recipe: Recipe, device: torch.device | str = "cpu") -> State:
-    """Random weights that follow from the recipe's seed, and an optimizer that has seen nothing."""
+def check_shares(recipe: Recipe, mesh: DeviceMesh | None) -> None:
+    """Raise ValueError where the batch or the model cannot be shared out among the processes of a mesh."""
+    if mesh is not None:
+        check_batch(recipe.batch_size, mesh["data"].size())
+        check_tensor(recipe.config(recipe.vocab_size), mesh["tensor"].size())
+
+
+def fresh_state(recipe: Recipe, device: torch.device | str = "cpu", mesh: DeviceMesh | None = None) -> State:
+    """Random weights that follow from the recipe's seed, and an optimizer that has seen nothing.
+
+    mesh: the processes that share the model, see `parallel`; they have to call this, and `train`, together. Each makes
+    the whole model first, on the CPU, and keeps its part.
+
+    Raises:
+        ValueError: if the model or the batch cannot be shared out among them.
+    """
     torch.manual_seed(recipe.seed)
-    model = Llama(recipe.config(recipe.vocab_size)).to(device)
-    return State(model, adamw(model, recipe.learning_rate, recipe.weight_decay))
+    model = Llama(recipe.config(recipe.vocab_size))
+    objective = NextTokenLoss(model)
+    if mesh is None:
+        model.to(device)
+    else:
+        from ..parallel.apply import parallelise, share_batch  # imports much of torch that one process does not need
+
+        check_shares(recipe, mesh)
+        parallelise(model, mesh)
+        share_batch(objective, mesh, IGNORE)
+    return State(objective, adamw(model, recipe.learning_rate, recipe.weight_decay), mesh)
 
 
 def take_step(
@@ -65,7 +92,7 @@ def take_step(
     for group in optimizer.param_groups:
         group["lr"] = recipe.learning_rate_at(step)
     loss = backward(objective, micro_batches, recipe.autocast(micro_batches[0][0].device))
-    norm = nn.utils.clip_grad_norm_(objective.parameters(), recipe.clip)
+    norm = whole(nn.utils.clip_grad_norm_(objective.parameters(), recipe.clip))
     loss, norm = torch.stack((loss, norm)).tolist()  # the one moment of a step in which a GPU is waited for
     if not (isfinite(loss) and isfinite(norm)):
         raise ValueError(
@@ -82,7 +109,8 @@ def train(
 ) -> Iterator[Record]:
     """Train from the latest save, or the start, to the end of the recipe. Gives each record of the log as it comes.
 
-    stop: asked after each step; if it says True, the state is saved and the loop ends.
+    Where several processes share the model, all call this and all get the records; the first writes the files.
+    stop: asked after each step; if it says True, in any process, the state is saved and the loop ends.
 
     Raises:
         ValueError: if the texts are too short for one batch, the prompt too long for the context, a file of the run
@@ -90,7 +118,6 @@ def train(
         OSError: if the disk is full. The last save is whole in any case.
     """
     recipe, device = run.recipe, next(state.model.parameters()).device
-    objective = NextTokenLoss(state.model)
     if len(tokenizer) != recipe.vocab_size:
         raise ValueError(
             f"the tokenizer in {run.folder} has {len(tokenizer)} tokens, and its recipe says {recipe.vocab_size}; "
@@ -105,11 +132,13 @@ def train(
         )
 
     def to_device(batch: MicroBatch) -> MicroBatch:
+        if device.type == "cuda":  # what is pinned is copied while the GPU does something else
+            return tuple(part.pin_memory().to(device, non_blocking=True) for part in batch)
         return batch[0].to(device), batch[1].to(device)
 
     def evaluation() -> Record:
         micro_batches = in_order(held_out, recipe.context, recipe.batch_size, routine.evaluate_tokens)
-        loss = mean_loss(objective, map(to_device, micro_batches), recipe.autocast(device))
+        loss = mean_loss(state.objective, map(to_device, micro_batches), recipe.autocast(device))
         return {"kind": "held_out", "step": state.step, "loss": loss}
 
     @torch.compiler.set_stance("force_eager")  # blocks compiled for whole batches would be compiled anew for each token
@@ -117,25 +146,30 @@ def train(
         start = prompt or [end]  # behind the end of a document begins the next
         room = recipe.context - len(start)
         rule = Sampling(temperature=0.8, top_p=0.95, seed=state.step)
-        ids = list(generate(state.model, start, min(room, routine.sample_tokens), rule, {end}))
+        length, cache = min(room, routine.sample_tokens), None
+        if state.mesh is not None:
+            from ..parallel.apply import new_cache
+
+            cache = new_cache(state.model, state.mesh, recipe.context)
+        ids = list(generate(state.model, start, length, rule, {end}, cache))
         stream = tokenizer.stream(after=prompt)
         text = routine.prompt + "".join(map(stream.push, ids)) + stream.flush()
         return {"kind": "sample", "step": state.step, "seed": state.step, "text": text}
 
-    with _alone(run), closing(Log(run.log, restore(run, state))) as log:
-        remove_unfinished(run.folder)
-        if reopen(run.folder).recipe != recipe:  # `resume` gave it another end
-            try:
-                write_recipe(run.folder, recipe)
-            except OSError as error:
-                raise OSError(
-                    f"{run.folder / 'run.json'} cannot be written ({reason(error)}); make room, then give --resume"
-                ) from None
+    with ExitStack() as stack:
+        if ranks.first():
+            stack.enter_context(_alone(run))
+        ranks.wait()  # none reads a save before the run is known to be ours
+        length, log = restore(run, state), None
+        if ranks.first():
+            log = stack.enter_context(closing(Log(run.log, length)))
+            remove_unfinished(run.folder)
+            _store_recipe(run)
         while state.step < recipe.steps:
             started = time.perf_counter()
             numbers = range(state.step * recipe.accumulate, (state.step + 1) * recipe.accumulate)
             loss, norm = take_step(
-                objective, state.optimizer, [to_device(batches[i]) for i in numbers], recipe, state.step
+                state.objective, state.optimizer, [to_device(batches[i]) for i in numbers], recipe, state.step
             )
             seconds = time.perf_counter() - started
             state.step, state.seconds = state.step + 1, state.seconds + seconds
@@ -158,13 +192,25 @@ def train(
             if last or state.step % routine.sample_every == 0:
                 records.append(sample())
             for record in records:
-                log.write(record)
+                if log:
+                    log.write(record)
                 yield record
-            stopping = stop()
+            stopping = ranks.anywhere(stop())
             if last or stopping or state.step % routine.save_every == 0:
-                save(run, state, tokenizer, log.sync(), routine.keep)
+                save(run, state, tokenizer, log.sync() if log else 0, routine.keep)
             if stopping:
                 return
+
+
+def _store_recipe(run: Run) -> None:
+    if reopen(run.folder).recipe == run.recipe:
+        return
+    try:
+        write_recipe(run.folder, run.recipe)  # `resume` gave it another end
+    except OSError as error:
+        raise OSError(
+            f"{run.folder / 'run.json'} cannot be written ({reason(error)}); make room, then give --resume"
+        ) from None
 
 
 @contextmanager

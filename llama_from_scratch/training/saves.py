@@ -2,49 +2,71 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from torch.distributed.device_mesh import DeviceMesh
 
-from ..checkpoint import CheckpointError, load_model, save_model
+from ..checkpoint import CheckpointError, in_memory, load_model, save_model
 from ..checkpoint.files import reason, strict_json
 from ..checkpoint.run_folder import saves_in
 from ..model import Llama
+from ..parallel import ranks
 from ..tokenizer import Tokenizer
 from .files import remove_unfinished, written_whole
+from .loss import NextTokenLoss
+from .memory import read_memory, write_memory
 from .recipe import option
 from .run import Run
+
+MEMORY = "training"  # the folder of a save with what only training needs
 
 
 @dataclass
 class State:
     """All that changes while a model is trained. Where we are in the data and in the schedule follows from `step`."""
 
-    model: Llama
+    objective: NextTokenLoss  # holds the model
     optimizer: torch.optim.Optimizer
+    mesh: DeviceMesh | None = None  # the processes that share the model; None if this one has it all
     step: int = 0  # updates done
     seconds: float = 0.0  # spent on them
+
+    @property
+    def model(self) -> Llama:
+        return self.objective.model
 
 
 def save(run: Run, state: State, tokenizer: Tokenizer, log_bytes: int, keep: int) -> Path:
     """Write saves/step-…, then remove all but the newest `keep`. The model's part is a Hugging Face folder.
 
+    Every process of the job takes part. The first writes the weights, gathered one by one, and each the part of the
+    optimizer's memory that it has, to a disk that all of them see.
+
     Raises:
         OSError: if it cannot be written; the saves before it are as they were.
     """
-    folder = run.saves / f"step-{state.step:08}"
-    remove_unfinished(run.saves)
+    folder, first = run.saves / f"step-{state.step:08}", ranks.first()
+    if state.mesh is not None:
+        state.model.reshard()  # where a pass without a gradient left the whole weights
     try:
-        with written_whole(folder) as unfinished:
-            save_model(state.model, unfinished)
-            tokenizer.save(unfinished)
-            save_file(_tensors(state), unfinished / "training.safetensors")
-            numbers = {"step": state.step, "seconds": state.seconds, "log_bytes": log_bytes}
-            (unfinished / "training.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
+        if first:
+            remove_unfinished(run.saves)
+        with written_whole(folder) if first else nullcontext(folder) as unfinished:
+            unfinished = Path(ranks.of_the_first(str(unfinished)))
+            if first:
+                save_model(state.model, unfinished)
+                tokenizer.save(unfinished)
+                numbers = {"step": state.step, "seconds": state.seconds, "log_bytes": log_bytes}
+                (unfinished / "training.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
+            else:
+                for weight in in_memory(state.model).tensors:
+                    weight.read(torch.float32, "cpu")  # takes part in gathering it
+            write_memory(state.model, state.optimizer, unfinished / MEMORY)
     except (OSError, SafetensorError, CheckpointError) as error:
         why = reason(error) if isinstance(error, OSError) else str(error).partition("; ")[0]
         why = why.partition(" cannot be written ")[2].strip("()") or why  # of a place that nobody has heard of
@@ -52,7 +74,8 @@ def save(run: Run, state: State, tokenizer: Tokenizer, log_bytes: int, keep: int
         raise OSError(
             f"step {state.step} cannot be saved in {run.saves} ({why}); {kept}; make room, then give --resume"
         ) from None
-    for old in saves_in(run.folder)[:-keep]:
+    ranks.wait()  # until it has its name
+    for old in saves_in(run.folder)[:-keep] if first else []:
         gone = old.rename(old.with_name(f".unfinished-{old.name}"))  # so that no half of it is ever taken for a save
         shutil.rmtree(gone)
     return folder
@@ -61,6 +84,7 @@ def save(run: Run, state: State, tokenizer: Tokenizer, log_bytes: int, keep: int
 def restore(run: Run, state: State) -> int:
     """Bring a fresh state to the latest save, if there is one. Gives the length of the log then, in bytes.
 
+    Any number of processes can go on with what another number saved.
     The numbers are copied into the tensors that are there: a tensor that lies elsewhere in memory can be added up in
     another order by the CPU's kernels, and the last bits would differ.
 
@@ -72,12 +96,11 @@ def restore(run: Run, state: State) -> int:
         return 0
     try:
         step, seconds, log_bytes = _numbers(strict_json(saves[-1] / "training.json"), last_step(run))
-        tensors = load_file(saves[-1] / "training.safetensors")
         model = load_model(saves[-1])
         if model.config != state.model.config:
             raise ValueError("its model is not the one that run.json describes")
-        state.model.load_state_dict(model.state_dict())
-        _restore_tensors(state, tensors)
+        _copy_weights(model, state)
+        read_memory(state.model, state.optimizer, saves[-1] / MEMORY, step)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         why = (
             reason(error) if isinstance(error, OSError) else str(error).partition("; ")[0].replace(f"{saves[-1]}/", "")
@@ -87,6 +110,18 @@ def restore(run: Run, state: State) -> int:
         ) from None
     state.step, state.seconds = step, seconds
     return log_bytes
+
+
+@torch.no_grad()
+def _copy_weights(model: Llama, state: State) -> None:
+    weights = dict(model.named_parameters())
+    for name, weight in state.model.named_parameters():
+        whole = weights[name]
+        if state.mesh is not None:
+            from ..parallel.apply import part_like
+
+            whole = part_like(weight, whole)
+        weight.copy_(whole)
 
 
 def _numbers(content: object, step: int) -> tuple[int, float, int]:
@@ -99,41 +134,6 @@ def _numbers(content: object, step: int) -> tuple[int, float, int]:
     if type(seconds) not in (int, float) or not 0 <= seconds < inf or type(log_bytes) is not int or log_bytes < 0:
         raise ValueError(f"training.json says that seconds are {seconds!r} and log_bytes {log_bytes!r}")
     return step, seconds, log_bytes
-
-
-def _tensors(state: State) -> dict[str, torch.Tensor]:
-    """The optimizer's memory and the state of the random number generators, by name."""
-    tensors = {"rng.cpu": torch.get_rng_state()}
-    if (device := next(state.model.parameters()).device).type == "cuda":  # others are not woken for it
-        tensors["rng.cuda"] = torch.cuda.get_rng_state(device)
-    for weight, memory in state.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{weight}.{name}": tensor for name, tensor in memory.items()}
-    return tensors
-
-
-def _restore_tensors(state: State, tensors: dict[str, torch.Tensor]) -> None:
-    expected = {"step": (), "exp_avg": None, "exp_avg_sq": None}  # AdamW's; None is the shape of the weight
-    weights = [weight for group in state.optimizer.param_groups for weight in group["params"]]
-    shapes = {
-        f"optimizer.{i}.{name}": weight.shape if shape is None else torch.Size(shape)
-        for i, weight in enumerate(weights)
-        for name, shape in expected.items()
-    }
-    found = {name: tensor.shape for name, tensor in tensors.items() if name.startswith("optimizer.")}
-    if wrong := [name for name in sorted(shapes | found) if shapes.get(name) != found.get(name)]:
-        raise ValueError(f"training.safetensors: {wrong[0]} is missing, unknown or of another shape")
-    chance, ours = tensors.get("rng.cpu"), torch.get_rng_state()
-    if chance is None or (chance.shape, chance.dtype) != (ours.shape, ours.dtype):
-        raise ValueError("training.safetensors: rng.cpu is missing or no state of random numbers")
-    memory: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, weight, what = name.split(".")
-            memory.setdefault(int(weight), {})[what] = tensor.clone()
-    state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": memory})
-    torch.set_rng_state(tensors["rng.cpu"])
-    if weights[0].device.type == "cuda" and "rng.cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["rng.cuda"], weights[0].device)
 
 
 def last_step(run: Run) -> int:
