@@ -70,6 +70,35 @@ def test_train_generate_evaluate_inspect_resume(text, out, capsys):
     assert steps(out) == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize("switches", [["--recompute"], ["--compile", "--recompute"]])
+def test_faster_is_the_same_run(switches, text, tmp_path):
+    """With samples and held-out text on the way; in a process without run-time checks, which cannot be compiled."""
+    arguments = ["--steps", "12", "--evaluate-every", "4", "--sample-every", "5", "--sample-tokens", "4", *SIZE]
+    assert main(["train", text, "--out", f"{tmp_path}/plain", *arguments]) == 0
+    command = [*COMMAND, "train", text, "--out", f"{tmp_path}/fast", *arguments, *switches]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    plain, fast = (log(f"{tmp_path}/{name}") for name in ("plain", "fast"))
+    assert len(plain) == len(fast) == 12 + 3 + 3
+    for one, other in zip(plain, fast, strict=True):
+        assert other.get("loss") == pytest.approx(one.get("loss"), abs=1e-5) and other["kind"] == one["kind"]
+        assert other.get("text") == one.get("text")
+    assert (switches == ["--recompute"]) == (without_times(f"{tmp_path}/plain") == without_times(f"{tmp_path}/fast"))
+
+
+def test_compiling_without_a_compiler(text, out, capsys, monkeypatch):
+    from torch._inductor import cpp_builder
+
+    def none_found():
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none_found)
+    assert main(["train", text, "--out", out, "--steps", "4", "--compile", *SIZE]) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: compiling needs a C++ compiler and none was found; install g++")
+    assert errors.count("\n") == 1 and not os.path.exists(out)
+
+
 def wait_for(condition, seconds=120):
     end = time.monotonic() + seconds
     while not condition():
