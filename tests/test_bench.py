@@ -117,6 +117,17 @@ def test_a_model_compared_with_itself(model):
     assert worse.divergence > 1e-4 and worse.same_choice < 1
 
 
+def test_quality_of_decoding_and_of_prompts(model):
+    setting = runs.Setting(model, None, torch.randint(99, (1, 100)), 1, 1)
+    rows = runs.quality(setting, [way for way in EACH if way.compile is None])["rows"]
+    assert list(rows) == ["plain", "fused", "fused, int8", "fused, int8, as a prompt"] + [
+        "fused, int4",
+        "fused, int4, as a prompt",
+    ]
+    assert rows["plain"]["divergence"] == pytest.approx(0, abs=1e-9)
+    assert rows["fused, int4, as a prompt"]["divergence"] != rows["fused, int4"]["divergence"] > 1e-5
+
+
 @pytest.mark.parametrize("what", ["decode", "prefill"])
 def test_results(setting, monkeypatch, what):
     monkeypatch.setattr(runs, "copy_bandwidth", lambda *_: 1e9)

@@ -34,6 +34,15 @@ def test_perplexity_and_choices(smollm2, ids, reference, quantise, change, same,
     assert 0 < found.divergence < divergence
 
 
+@pytest.mark.parametrize("quantise", ["int8", "int4"])
+def test_a_prompt_changes_as_little(smollm2, ids, reference, quantise):
+    """In one pass of 128 tokens, which takes other kernels. One byte for each input would give ten times as much."""
+    found = compare(reference, prepare(smollm2, quantise=quantise), ids, at_a_time=128)
+    assert abs(found.perplexity_change) < 0.03
+    assert found.same_choice >= 0.92
+    assert 0 < found.divergence < 0.006
+
+
 def test_int4_keeps_the_codes_of_the_file(smollm2):
     """The file is Q4_1, so each group of 32 holds at most 16 values, and int4 finds the same 16."""
     names = {tensor.name: tensor.stored_type for tensor in describe(EMBEDDED).tensors}

@@ -1,5 +1,7 @@
 """Weights in 8 and 4 bits: bounds on every weight, the kernels against plain arithmetic, and what does not fit."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from llama_from_scratch import Llama, LlamaConfig
 from llama_from_scratch.fast import prepare
 from llama_from_scratch.fast.int4 import GROUP, Int4Linear, pack, quantise_groups, unpack
 from llama_from_scratch.fast.int8 import WIDE, Int8Linear, quantise_rows
+from llama_from_scratch.fast.whole_numbers import FINE, WholeNumbers, is_quick_here
 
 KINDS = {"int8": Int8Linear, "int4": Int4Linear}
 
@@ -77,9 +80,16 @@ def test_pairs_of_codes():
     assert pack(codes).shape == (6, 32) and pack(torch.tensor([[1, 2]], dtype=torch.uint8)).item() == 0x12
 
 
+@pytest.fixture
+def other_kernels(monkeypatch):
+    """As on a processor that is not quick with bytes."""
+    for module in ("int8", "int4"):
+        monkeypatch.setattr(f"llama_from_scratch.fast.{module}.is_quick_here", lambda device: False)
+
+
 @pytest.mark.parametrize("rows", [1, 3, WIDE, WIDE + 1])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_kernels_multiply(kind, rows):
+def test_the_kernels_multiply(other_kernels, kind, rows):
     """Against the same weights written out. The packed kernels round what they read and give to bf16."""
     weight, bias = torch.randn(96, 128), torch.randn(96)
     layer = KINDS[kind](linear(weight, bias))
@@ -90,8 +100,43 @@ def test_the_kernels_multiply(kind, rows):
     assert (found - exact).abs().max() < size * (2**-8 if rows <= WIDE else 1e-6)
 
 
+quick_with_bytes = pytest.mark.skipif(not is_quick_here(torch.device("cpu")), reason="this processor has no VNNI")
+
+
+@quick_with_bytes
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 7, 200])
+def test_products_in_whole_numbers(rows, dtype):
+    """Each input is off by half a step of its fine byte at most; a row of zeros, and one with a number that stands out,
+    are rows like others. Codes at both ends and 1536 columns: no sum of products of bytes is cut off."""
+    codes = torch.randint(-127, 128, (64, 1536), dtype=torch.int8)
+    codes[0], codes[1] = 127, -127
+    scale = (torch.rand(64) + 0.1).bfloat16()
+    x = (torch.randn(rows, 1536) * torch.logspace(-3, 3, rows)[:, None]).to(dtype)
+    if rows > 1:
+        x[0], x[1, 5], x[2] = 0, 1e4, -3.0
+    weight = codes.double() * scale.double()[:, None]
+    found, exact = WholeNumbers(codes, scale)(x), x.double() @ weight.T
+    half_a_step = x.double().abs().amax(dim=1, keepdim=True) / 127 / FINE / 2
+    assert found.dtype == torch.float32
+    assert ((found - exact).abs() <= 1.02 * half_a_step * weight.abs().sum(dim=1) + 1e-6 * exact.abs()).all()
+    assert rows == 1 or (found[0] == 0).all()
+
+
+@quick_with_bytes
 @pytest.mark.parametrize("kind", KINDS)
-def test_scales_make_a_difference(kind):
+@pytest.mark.parametrize("rows", [1, WIDE + 1])
+def test_which_products_are_in_whole_numbers(kind, rows):
+    """All of int8; of int4 those of a prompt, with weights of 8 bits made from the same originals."""
+    weight, bias, x = torch.randn(96, 128), torch.randn(96), torch.randn(rows, 128)
+    layer = KINDS[kind](linear(weight, bias))
+    whole_numbers = F.linear(x, meaning(Int8Linear(linear(weight))), bias)
+    off = (layer(x) - whole_numbers).abs().max() / whole_numbers.std()
+    assert (off < 1e-3) == (kind == "int8" or rows > WIDE)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scales_make_a_difference(other_kernels, kind):
     """The kernels read them: doubled, the result doubles."""
     layer = KINDS[kind](linear(torch.randn(64, 64)))
     x = torch.randn(1, 64)
@@ -126,6 +171,13 @@ def test_prepare(config, fuse, quantise):
     assert fast.embedding.weight.data_ptr() == model.embedding.weight.data_ptr()
     kept = [module for module in fast.blocks.modules() if type(module) is nn.Linear]
     assert bool(kept) == (quantise is None)
+
+
+@pytest.mark.parametrize("quantise", ["int8", "int4"])
+def test_copies_give_the_same(config, quantise):
+    tokens, fast = torch.randint(96, (1, 80)), prepare(Llama(config).eval(), quantise=quantise)
+    with torch.no_grad():
+        assert torch.equal(deepcopy(fast)(tokens), fast(tokens))
 
 
 def test_a_width_that_int4_cannot_have():

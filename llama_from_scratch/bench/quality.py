@@ -1,4 +1,4 @@
-"""What a faster model costs in quality, token by token, on the path that decoding takes."""
+"""What a faster model costs in quality, token by token, on the path that decoding takes or that a prompt takes."""
 
 from dataclasses import dataclass
 
@@ -21,16 +21,19 @@ class Quality:
 
 
 @torch.inference_mode()
-def next_token_logits(model: Llama, ids: Int[Tensor, "1 seq"]) -> Float[Tensor, "seq vocab"]:
+def next_token_logits(model: Llama, ids: Int[Tensor, "1 seq"], at_a_time: int = PIECE) -> Float[Tensor, "seq vocab"]:
     """Logits behind every token of a text, in fp32."""
     weight = model.embedding.weight
     cache = KVCache(model.config, 1, ids.shape[1], weight.dtype, weight.device)
-    return torch.cat([model(piece, cache)[0].float() for piece in ids.split(PIECE, dim=1)])
+    return torch.cat([model(piece, cache)[0].float() for piece in ids.split(at_a_time, dim=1)])
 
 
-def compare(reference: Float[Tensor, "seq vocab"], model: Llama, ids: Int[Tensor, "1 seq"]) -> Quality:
+def compare(
+    reference: Float[Tensor, "seq vocab"], model: Llama, ids: Int[Tensor, "1 seq"], at_a_time: int = PIECE
+) -> Quality:
     """`model` on a text, beside the logits that another gave for it."""
-    theirs, ours = (logits[:-1].double().log_softmax(dim=-1) for logits in (reference, next_token_logits(model, ids)))
+    found = next_token_logits(model, ids, at_a_time)
+    theirs, ours = (logits[:-1].double().log_softmax(dim=-1) for logits in (reference, found))
     wanted = ids[0, 1:, None].long()
     before, after = (float(-log_p.gather(-1, wanted).mean()) for log_p in (theirs, ours))
     return Quality(

@@ -177,6 +177,9 @@ def quality(setting: Setting, ways: Sequence[Way]) -> dict:
         rows[way.name] = asdict(compare(reference, model, setting.prompt[:1])) | {
             "weights read, bytes": bytes_read(model)
         }
+        if way.quantise:  # a prompt takes other kernels than decoding does
+            found = compare(reference, model, setting.prompt[:1], at_a_time=setting.prompt.shape[1])
+            rows[f"{way.name}, as a prompt"] = asdict(found)
     return {"what": "quality", "machine": machine(setting.device), "tokens": setting.prompt.shape[1], "rows": rows}
 
 

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import BFloat16, Float, UInt8
 from torch import Tensor, nn
 
-from .int8 import WIDE
+from .int8 import WIDE, quantise_rows
+from .whole_numbers import WholeNumbers, is_quick_here
 
 GROUP = 32
 
@@ -49,7 +50,8 @@ class Int4Linear(nn.Module):
     """A linear layer from `quantise_groups`. Reads 0.625 bytes for each weight, and computes in bf16 with fp32 sums.
 
     PyTorch's kernel wants the codes in an order of its own, which differs between processors; they are kept in that
-    order, and as plain pairs for long prompts, for which weights are written out once for many tokens.
+    order, and as plain pairs for long prompts, for which weights are written out once for many tokens. On a CPU that
+    multiplies bytes quickly, prompts have weights of 8 bits of their own instead, made from the same originals.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -62,6 +64,8 @@ class Int4Linear(nn.Module):
         else:
             tiles = next((n for n in (8, 4, 2) if linear.in_features % (16 * n) == 0), 2)
             self.register_buffer("packed", torch.ops.aten._convert_weight_to_int4pack(self.pairs, tiles))
+        quick = is_quick_here(codes.device)
+        self.whole_numbers = WholeNumbers(*quantise_rows(linear.weight.detach())) if quick else None
         self.bias = linear.bias
 
     def weight(self, dtype: torch.dtype) -> Float[Tensor, "out inp"]:
@@ -72,7 +76,9 @@ class Int4Linear(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch inp"]) -> Float[Tensor, "*batch out"]:
         rows = x.reshape(-1, x.shape[-1])
-        if len(rows) > WIDE:
+        if len(rows) > WIDE and self.whole_numbers is not None:
+            y = self.whole_numbers(rows)
+        elif len(rows) > WIDE:
             y = F.linear(rows, self.weight(x.dtype))
         elif x.device.type == "cpu":
             y = torch.ops.aten._weight_int4pack_mm_for_cpu(rows.bfloat16(), self.packed, GROUP, self.scale_and_middle)

@@ -5,7 +5,9 @@ import torch.nn.functional as F
 from jaxtyping import BFloat16, Float, Int8
 from torch import Tensor, nn
 
-WIDE = 64  # rows of input from which on it pays to write the weights out once and multiply in the input's own type
+from .whole_numbers import WholeNumbers, is_quick_here
+
+WIDE = 64  # more rows of input than this, such as a prompt, are multiplied in another way than a few
 
 
 def quantise_rows(weight: Float[Tensor, "out inp"]) -> tuple[Int8[Tensor, "out inp"], BFloat16[Tensor, "out"]]:
@@ -27,19 +29,26 @@ def _next_up(x: BFloat16[Tensor, "n"]) -> BFloat16[Tensor, "n"]:
 
 
 class Int8Linear(nn.Module):
-    """A linear layer from `quantise_rows`. Reads 1 byte for each weight, and computes in bf16 with fp32 sums."""
+    """A linear layer from `quantise_rows`. Reads 1 byte for each weight, and computes in bf16 with fp32 sums.
+
+    On a CPU that is quick with bytes, in whole numbers, which is more exact. On others, weights are written out for a
+    prompt, once for all of it.
+    """
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         codes, scale = quantise_rows(linear.weight.detach())
         self.register_buffer("codes", codes)
         self.register_buffer("scale", scale)
+        self.whole_numbers = WholeNumbers(codes, scale) if is_quick_here(codes.device) else None
         self.bias = linear.bias
 
     def forward(self, x: Float[Tensor, "*batch inp"]) -> Float[Tensor, "*batch out"]:
         rows = x.reshape(-1, x.shape[-1])
         if x.device.type != "cpu":  # compiled, the conversion becomes part of the product: no bf16 weights are written
             y = F.linear(rows.bfloat16(), self.codes.bfloat16()) * self.scale
+        elif self.whole_numbers is not None:
+            y = self.whole_numbers(rows)
         elif len(rows) > WIDE:
             y = F.linear(rows, self.codes.to(x.dtype) * self.scale[:, None].to(x.dtype))
         else:  # this kernel is quick with bf16 input only
