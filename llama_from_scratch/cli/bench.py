@@ -30,7 +30,7 @@ EXAMPLES = """examples:
   what quantising changes about the answers, judged on a text of yours:
     PROGRAM bench quality --each --file text.txt
   the shape of a released model with random weights, on a GPU:
-    PROGRAM bench decode --model Llama-3.1-8B --device cuda --dtype bfloat16 --fuse --compile step
+    PROGRAM bench decode --model Llama-3.1-8B --device cuda --dtype bfloat16 --fuse --compile graph
     PROGRAM bench train --model Llama-3.2-1B --device cuda --prompt 4096 --batch 4 --with flash parts bf16 fused compile
   what each switch of training gains in time and memory, and the largest batch that fits with it:
     PROGRAM bench train --model Llama-3.2-1B --device cuda --prompt 4096 --batch 1 --each --largest-batch
@@ -53,8 +53,9 @@ EACH_ON_GPU = [
     Way(),
     Way(fuse=True),
     Way(fuse=True, compile="step"),
-    Way(fuse=True, quantise="int8", compile="step"),
-    Way(fuse=True, quantise="int4", compile="step"),
+    Way(fuse=True, compile="graph"),
+    Way(fuse=True, quantise="int8", compile="graph"),
+    Way(fuse=True, quantise="int4", compile="graph"),
 ]
 
 
@@ -65,7 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ways = parser.add_argument_group("how our model runs")
     ways.add_argument("--fuse", action="store_true", help="q, k and v as one product, gate and up as one")
     ways.add_argument("--quantise", choices=("int8", "int4"), help="weights of 8 or 4 bits")
-    ways.add_argument("--compile", choices=("blocks", "step"), help="compile a block (seconds), or a step (minutes)")
+    ways.add_argument(
+        "--compile",
+        choices=("blocks", "step", "graph"),
+        help="compile a block (seconds) or a step (minutes); graph, on CUDA: a block, and record the step (seconds)",
+    )
     ways.add_argument("--each", action="store_true", help="plain, and then these switches one after the other")
     steps = parser.add_argument_group(
         "how it trains (bench train)", "switches: " + "; ".join(f"{name}: {text}" for name, text in SWITCHES.items())
@@ -120,8 +125,10 @@ def run(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--json is {arguments.json}, in a folder that does not exist; make it first")
     each = EACH_ON_GPU if arguments.device.startswith("cuda") else EACH
     ways = each if arguments.each else [chosen]
-    if arguments.what in ("prefill", "quality"):  # whether decoding is compiled changes nothing there
-        ways = [way for way in ways if way.compile is None] or [Way(arguments.fuse, arguments.quantise)]
+    if arguments.what in ("prefill", "quality"):  # how decoding is compiled changes nothing there
+        on_cpu = arguments.what == "prefill" and arguments.device == "cpu"  # where prompts are compiled by blocks
+        helps = (None, "blocks") if on_cpu else (None,)
+        ways = [way for way in ways if way.compile in helps] or [Way(arguments.fuse, arguments.quantise)]
     result = _measure(arguments, ways)
     write(as_text(result))
     if arguments.json:

@@ -7,7 +7,7 @@
 - `fuse`: matrices that read the same vector become one, and queries that share a key are multiplied with it together;
 - `quantise`: weights of 8 or 4 bits, in kernels that never write them out in full while decoding;
 - `FixedCache`: buffers that stay where they are, positions as tensors, so that every step is the same program;
-- `compile`: that program, compiled: block by block on a CPU, the whole step (a CUDA graph) on a GPU.
+- `compile`: that program, compiled: block by block on a CPU; on a GPU the whole step as one CUDA graph.
 """
 
 from .decoder import Decoder

@@ -8,12 +8,12 @@ from ..model import Llama
 
 # "blocks": one block is compiled and all run it: seconds. "step": the whole step, choice of the token included, becomes
 # one program, on CUDA a graph that is launched at once: less work for Python at each token, a minute or more before
-# the first.
-Scope = Literal["blocks", "step"]
+# the first. "graph", on CUDA only: blocks are compiled, and the step that they make up is recorded as one graph.
+Scope = Literal["blocks", "step", "graph"]
 
-# The first is what mode="reduce-overhead" means. The second lets the compiler write a product with one row as a sum of
-# its own, into which the conversion of int8 weights is fused.
-CUDA_OPTIONS = {"triton.cudagraphs": True, "coordinate_descent_tuning": True}
+# Lets the compiler write a product with one row as a sum of its own, which takes in the conversion of int8 weights.
+CUDA_OPTIONS = {"coordinate_descent_tuning": True}
+GRAPH_OPTIONS = CUDA_OPTIONS | {"triton.cudagraphs": True}  # the second is what mode="reduce-overhead" means
 
 
 def check_compiler(device: torch.device) -> None:
@@ -31,7 +31,7 @@ def check_compiler(device: torch.device) -> None:
         ) from None
 
 
-def compile_blocks(model: Llama) -> None:
+def compile_blocks(model: Llama, **options: object) -> None:
     """Compile every block, in place, when it first runs; they have the same shapes, so the first does it for all."""
     for block in model.blocks:
-        block.compile(fullgraph=True)
+        block.compile(fullgraph=True, **options)

@@ -12,9 +12,11 @@ from ..generation import Sampling
 from ..generation.prompt import PIECE, as_tokens, check_request, seen_tokens
 from ..generation.sampling import distribution, next_token, penalise_repetition
 from ..model import Llama
-from .compile import CUDA_OPTIONS, Scope, check_compiler, compile_blocks
+from .compile import CUDA_OPTIONS, GRAPH_OPTIONS, Scope, check_compiler, compile_blocks
 from .fixed_cache import FixedCache
 from .fuse import CHUNK
+from .int8 import WIDE
+from .recorded import Recorded
 
 GREEDY = Sampling()
 
@@ -55,7 +57,7 @@ class Decoder:
 
     Raises:
         ValueError: if a number is below 1, or the capacity is more than the model's context; if a whole step cannot be
-            compiled, because the model's frequencies change with the length of the text.
+            compiled, because the model's frequencies change with the length of the text; for a graph without CUDA.
         OSError: if there is no compiler.
     """
 
@@ -75,7 +77,9 @@ class Decoder:
                 f"each must be at least 1, and the capacity at most {context}, the context of the model"
             )
         scaling = model.config.rope_scaling
-        if compile == "step" and scaling is not None and scaling.kind == "dynamic":
+        if compile == "graph" and model.embedding.weight.device.type != "cuda":
+            raise ValueError("compile is 'graph', which only a CUDA device can record; take 'blocks' or 'step' here")
+        if compile in ("step", "graph") and scaling is not None and scaling.kind == "dynamic":
             raise ValueError(
                 "the frequencies of this model change with the length of the text (rope_scaling dynamic), so no one "
                 "program can serve every step; compile its blocks"
@@ -84,19 +88,27 @@ class Decoder:
         self.model, self.capacity, self.check_every = model, capacity, check_every
         # On a GPU whole chunks, which `in_chunks` asks for; and other kernels want the start of each row aligned.
         slots = capacity if weight.device.type == "cpu" else -(-capacity // CHUNK) * CHUNK
-        self.cache = FixedCache(model.config, batch, slots, weight.dtype, weight.device, compile is not None)
+        self.cache = FixedCache(model.config, batch, slots, weight.dtype, weight.device, compile)
         self.batch, self.columns = batch, torch.arange(slots, device=weight.device)
         # One program for every step must see the whole cache, whatever part is filled. Where shapes may change from
         # step to step, it sees what is filled only.
         self.whole = compile == "step" or weight.device.type == "cuda"
         self._step, self.compiles = self.step, compile is not None
+        self.compiles_prompts = compile == "blocks" and weight.device.type == "cpu"
         if self.compiles:
             check_compiler(weight.device)
-        if compile == "blocks":
-            compile_blocks(model)
-        elif compile == "step":
-            options = CUDA_OPTIONS if weight.device.type == "cuda" else None
+        if compile == "step":
+            options = GRAPH_OPTIONS if weight.device.type == "cuda" else None
             self._step = torch.compile(self.step, fullgraph=True, dynamic=False, options=options)
+        elif compile == "blocks" and weight.device.type != "cuda":
+            compile_blocks(model)
+        elif compile is not None:
+            compile_blocks(model, dynamic=False, options=CUDA_OPTIONS)
+            for part in (model.rope, model.norm):
+                part.compile(fullgraph=True, dynamic=False, options=CUDA_OPTIONS)
+            self.choose = torch.compile(self.choose, fullgraph=True, dynamic=False, options=CUDA_OPTIONS)
+        if compile == "graph":
+            self._step = Recorded(self.aimed_step)
 
     def step(
         self,
@@ -116,7 +128,21 @@ class Decoder:
             real = (self.columns[:shown] >= pads)[:, None, None, :]
             positions, mask = positions - pads, real if mask is None else mask & real
         x = self.model.run_blocks(tokens, positions, mask, self.cache)
-        return race(self.model.logits(x[:, -1]), sampling, noise, seen)[:, None]
+        return self.choose(x[:, -1], sampling, noise, seen)[:, None]
+
+    def choose(
+        self,
+        x: Float[Tensor, "batch dim"],
+        sampling: Sampling,
+        noise: Float[Tensor, "batch vocab"] | None,
+        seen: Bool[Tensor, "batch vocab"] | None,
+    ) -> Int[Tensor, "batch"]:
+        return race(self.model.logits(x), sampling, noise, seen)
+
+    def aimed_step(self, tokens: Int[Tensor, "batch 1"], slot: Int[Tensor, "1"], *rest) -> Int[Tensor, "batch 1"]:
+        """`step` for a recording, in which the cache must read the slot where the recording keeps it."""
+        self.cache.aim(slot, None)
+        return self.step(tokens, slot, *rest)
 
     @torch.inference_mode()
     def prefill(
@@ -124,7 +150,7 @@ class Decoder:
     ) -> Float[Tensor, "batch vocab"]:
         """Begin anew: take a prompt into the cache. Gives the logits behind its last token.
 
-        Not compiled: the products are large, and a program for each length would take longer than it saves.
+        Compiled by blocks on a CPU only, and for more than a few tokens: the second length makes a program for all.
         """
         start = 0
         # On a GPU one pass, whose causal mask is never written out, is quicker; on a CPU pieces need less memory.
@@ -138,7 +164,8 @@ class Decoder:
                 mask = mask & (self.columns[:end] >= pads)[:, None, None, :]
                 positions = (positions - pads).clamp(min=0)
             self.cache.aim(slots, end)
-            with torch.compiler.set_stance("force_eager") if self.compiles else nullcontext():
+            eager = self.compiles and not (self.compiles_prompts and piece.shape[1] > WIDE)
+            with torch.compiler.set_stance("force_eager") if eager else nullcontext():
                 x = self.model.run_blocks(piece, positions, mask, self.cache)
             start = end
         return self.model.logits(x[:, -1])

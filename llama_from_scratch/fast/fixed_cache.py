@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ..cache import KVCache, LayerCache
 from ..config import LlamaConfig
+from .compile import Scope
 
 
 class FixedLayerCache(LayerCache):
@@ -36,11 +37,11 @@ class FixedCache(KVCache):
         capacity: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-        compiled: bool = False,
+        compiled: Scope | None = None,
     ) -> None:
         super().__init__(config, batch, capacity, dtype, device)
         self.capacity, self.compiled = capacity, compiled
-        if compiled:  # CUDA graphs then read and write these buffers where they are, without a copy
+        if compiled == "step":  # CUDA graphs then read and write these buffers where they are, without a copy
             for layer in self.layers:
                 torch._dynamo.mark_static_address(layer.keys)
                 torch._dynamo.mark_static_address(layer.values)
@@ -60,6 +61,6 @@ class FixedCache(KVCache):
             layer.shown_keys, layer.shown_values = layer.keys, layer.values
             if shown is not None:
                 layer.shown_keys, layer.shown_values = layer.keys[:, :, :shown], layer.values[:, :, :shown]
-                if self.compiled:  # one program for every length
+                if self.compiled is not None:  # one program for every length
                     torch._dynamo.maybe_mark_dynamic(layer.shown_keys, 2)
                     torch._dynamo.maybe_mark_dynamic(layer.shown_values, 2)
