@@ -1,5 +1,8 @@
 """How one model is laid over several GPUs, outside the model's own code.
 
+In processes: `plan` is the table of what is cut how, `apply` shards a model after it, `ranks` are the processes that
+`torchrun` started; `train` uses them. They are not imported here, since they bring in much of torch.
+
 On paper, for 8 to 16,384 GPUs: what each rank holds (`peak_memory`) and sends (`communication`), and how long a step
 takes (`step`). What follows from arithmetic is exact or nearly so: parameters, FLOPs, bytes kept, bytes sent. Time is
 a projection, checked against published runs. Biases, which no released Llama has, are not counted. Letters as in the

@@ -54,8 +54,8 @@ def check_tensor(config: LlamaConfig, tensor: int) -> None:
             fitting = [n for n in range(2, tensor) if not any(count % n for count in counts.values())]
             advice = f"take {fitting[-1]}, or " if fitting else ""
             raise ValueError(
-                f"tensor parallelism over {tensor} ranks cannot share out {count} {what} evenly; "
-                f"{advice}change the model, or give no tensor parallelism: the ranks then share the batch alone"
+                f"--tensor-parallel {tensor} cannot share out {count} {what} evenly; {advice}change the model, or "
+                "leave it out: the processes then share the batch alone"
             )
 
 

@@ -114,8 +114,10 @@ def mesh(tensor: int, device: str) -> DeviceMesh | None:
     """The grid of all processes, with `tensor` of them along the axis "tensor"; None where there is only one process.
 
     Raises:
-        ValueError: if `tensor` does not divide their number.
+        ValueError: if `tensor` is below 1 or does not divide their number.
     """
+    if tensor < 1:
+        raise ValueError(f"--tensor-parallel is {tensor}; it must be a whole number of at least 1")
     if count() % tensor:
         how = (
             "start as many with torchrun --nproc-per-node"

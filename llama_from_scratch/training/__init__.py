@@ -1,6 +1,7 @@
 """Training: texts, batches, loss, optimizer, schedule, and a loop that can be killed at any moment and goes on.
 
-On the same CPU with as many threads it ends with the same bits as one that never stopped; on a GPU this is not tested.
+On the same CPU with as many threads and processes it ends with the same bits as one that never stopped, with another
+number of processes with the same numbers up to rounding; on a GPU neither is tested.
 
 run = begin(Path("run"), Recipe(data=("shakespeare",), steps=1000))
 for record in train(run, fresh_state(run.recipe), run.tokenizer(), Routine()):
