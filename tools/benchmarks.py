@@ -55,7 +55,7 @@ def needed(batch: int, context: int) -> float:
 
 
 GRID = {(batch, context): f"gpu-decode-8b-batch{batch}-context{context}" for context in CONTEXTS for batch in BATCHES}
-GROUPS = {  # each group of a GPU takes less than ten minutes there
+GROUPS = {  # each group of a GPU is meant for ten minutes
     "cpu": CPU,
     "gpu-decode": {
         "gpu-decode-8b": f"bench decode {EIGHT} --each --against transformers",
