@@ -62,4 +62,13 @@ for scope in ("blocks", "step"):
     result["largest difference of logits"] = float((torch.stack(steps) - exact[11:]).abs().max())
     module.race = race
     found[scope] = result
+
+# Prompts long enough to be compiled, too: the logits behind the last token of several lengths.
+torch.compiler.reset()
+decoder, off = Decoder(prepare(model), 1, 128, "blocks"), []
+for length in (75, 68, 70, 66):
+    before = programs()
+    off.append(float((decoder.prefill(ids[:, :length])[0] - exact[length - 1]).abs().max()))
+    found["blocks"].setdefault("programs for prompts", []).append(programs() - before)
+found["blocks"]["largest difference behind prompts"] = max(off)
 print(json.dumps(found))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..attention import causal_mask
 from ..generation import Sampling
-from ..generation.prompt import PIECE, as_tokens, check_request, seen_tokens
+from ..generation.prompt import as_tokens, check_request, seen_tokens
 from ..generation.sampling import distribution, next_token, penalise_repetition
 from ..model import Llama
 from .compile import CUDA_OPTIONS, GRAPH_OPTIONS, Scope, check_compiler, compile_blocks
@@ -19,6 +19,7 @@ from .int8 import WIDE
 from .recorded import Recorded
 
 GREEDY = Sampling()
+PIECE = 256  # tokens of a prompt in one pass on a CPU: what lies between two layers then stays in its cache
 
 
 def race(
@@ -153,19 +154,19 @@ class Decoder:
         Compiled by blocks on a CPU only, and for more than a few tokens: the second length makes a program for all.
         """
         start = 0
-        # On a GPU one pass, whose causal mask is never written out, is quicker; on a CPU pieces need less memory.
+        # On a GPU one pass, whose causal mask is never written out, is quicker.
         for piece in tokens.split(PIECE if tokens.device.type == "cpu" else tokens.shape[1], dim=1):
             end = start + piece.shape[1]
             slots, mask = self.columns[start:end], None
             positions = slots.expand(len(piece), -1)
-            if start or pads is not None:
+            compiled = self.compiles_prompts and piece.shape[1] > WIDE  # one program, so always with a mask
+            if start or pads is not None or compiled:
                 mask = causal_mask(slots, end)
             if pads is not None:
                 mask = mask & (self.columns[:end] >= pads)[:, None, None, :]
                 positions = (positions - pads).clamp(min=0)
             self.cache.aim(slots, end)
-            eager = self.compiles and not (self.compiles_prompts and piece.shape[1] > WIDE)
-            with torch.compiler.set_stance("force_eager") if eager else nullcontext():
+            with torch.compiler.set_stance("force_eager") if self.compiles and not compiled else nullcontext():
                 x = self.model.run_blocks(piece, positions, mask, self.cache)
             start = end
         return self.model.logits(x[:, -1])
