@@ -79,6 +79,12 @@ class TestCompiled:
         assert compiled[scope][bits] == compiled["eager"][bits]
 
 
+def test_long_prompts_are_compiled_by_blocks(compiled):
+    """One program for the first length, one for all others."""
+    assert compiled["blocks"]["largest difference behind prompts"] < 1e-4
+    assert compiled["blocks"]["programs for prompts"] == [1, 1, 0, 0]
+
+
 @pytest.mark.parametrize("whole", [False, True], ids=["what is filled", "whole cache"])
 @pytest.mark.parametrize("check_every", [1, 4, 100])
 def test_a_batch_with_padding_and_stops(model, whole, check_every):
