@@ -64,7 +64,7 @@ def _place(device: str) -> tuple[str, str]:
     if here > devices:
         raise ValueError(
             f"torchrun started {here} processes on this machine and PyTorch sees {devices} CUDA devices here; "
-            f"start at most {devices}, or give --device cpu"
+            "start no more than there are, or give --device cpu"
         )
     device = f"cuda:{os.environ['LOCAL_RANK']}"
     torch.cuda.set_device(device)
