@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Callable, Collection, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 
 import torch
@@ -49,8 +49,9 @@ def train(
     """Seconds of one step: loss, gradients, clipping and AdamW, for each set of `SWITCHES`, on the same tokens.
 
     On a GPU, whose memory would not hold them all, one contestant comes after the other, and has a peak of its own; a
-    peer has the precision of the last way. MFU counts every pair of tokens, as is usual; "MFU, causal" the pairs that
-    are needed. largest_batch: also find, by doubling, how many texts fit into a GPU's memory.
+    peer has the precision of the last way. What does not fit has a row without seconds. MFU counts every pair of
+    tokens, as is usual; "MFU, causal" the pairs that are needed. largest_batch: also find, by doubling, how many texts
+    fit into a GPU's memory.
 
     Raises:
         ValueError: if the model is not in fp32, a switch or a peer is unknown here, or there is no GPU to fill.
@@ -169,11 +170,9 @@ def _alone(setting: Setting, make: Callable[[], Step], largest_batch: bool) -> t
     forget_peak(setting.device)
     step, more, times = make(), {}, None
     task = partial(timed, partial(step, setting.prompt), setting.device, setting.clock)
-    try:
+    with suppress(torch.OutOfMemoryError):
         times = in_turns({"": task}, setting.rounds, WARM_UP)[""]
         more["peak memory, bytes"] = peak_memory(setting.device)
-    except torch.OutOfMemoryError:
-        more["peak memory, bytes"] = "too much"
     if largest_batch:
         more["largest batch"] = _largest_batch(step, setting.prompt[:1])
     return times, more
