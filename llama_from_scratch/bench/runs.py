@@ -145,8 +145,10 @@ def prefill(setting: Setting, ways: Sequence[Way], peers: Sequence[Peer]) -> dic
     count = forward_flops(setting.model.config, (seq + 1) / 2)
     head = count.pop("output projection")  # for the last token only
     flops = batch * (seq * sum(count.values()) + head)
+    on_cpu = setting.device.type == "cpu"
+    in_bytes = {"llama.cpp", *(way.name for way in ways if way.quantise and on_cpu)}  # not what the ceiling is for
     for name, row in rows.items():
-        if name != "llama.cpp":  # which computes in another arithmetic
+        if name not in in_bytes:
             row["MFU"] = flops / times[name].median / _matmul(card)
     return _result("prefill", setting, card, rows, peak)
 
