@@ -69,7 +69,8 @@ def save(run: Run, state: State, tokenizer: Tokenizer, log_bytes: int, keep: int
             write_memory(state.model, state.optimizer, unfinished / MEMORY)
     except (OSError, SafetensorError, CheckpointError) as error:
         why = reason(error) if isinstance(error, OSError) else str(error).partition("; ")[0]
-        why = why.partition(" cannot be written ")[2].strip("()") or why  # of a place that nobody has heard of
+        # The place that is "cannot be written" is one that nobody has heard of.
+        why = why.partition(" cannot be written ")[2].removeprefix("(").removesuffix(")") or why
         kept = f"the save of step {last_step(run)} is whole" if saves_in(run.folder) else "there is no save before it"
         raise OSError(
             f"step {state.step} cannot be saved in {run.saves} ({why}); {kept}; make room, then give --resume"
