@@ -18,7 +18,7 @@ import torch
 
 from llama_from_scratch import Llama, LlamaConfig
 from llama_from_scratch.checkpoint.embedded import EMBEDDED
-from llama_from_scratch.cli import chat, main, options
+from llama_from_scratch.cli import chat, main, options, train
 from llama_from_scratch.cli.chat import Conversation
 from llama_from_scratch.generation import Sampling, evaluate, generate, generate_samples
 from llama_from_scratch.tokenizer import Tokenizer, load_tokenizer
@@ -367,7 +367,12 @@ def test_too_little_memory(capsys, monkeypatch):
         torch.empty(2**60, dtype=torch.uint8)
 
     monkeypatch.setattr(options, "load", load)
-    fails_with(capsys, ["generate", "x"], "there is not enough memory")
+    fails_with(capsys, ["generate", "x"], "there is not enough memory; --dtype bfloat16 halves it")
+
+
+def test_too_little_memory_to_train(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(train, "begin", lambda *_: torch.empty(2**60, dtype=torch.uint8))
+    fails_with(capsys, ["train", __file__, "--out", str(tmp_path / "run")], "not enough memory; lower --batch-size")
 
 
 @pytest.mark.parametrize("command", ["generate", "chat", "evaluate", "convert", "inspect"])

@@ -71,9 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "allocate" not in str(error):  # so PyTorch says that memory ran out
             raise
-        print(
-            "error: there is not enough memory; --dtype bfloat16 halves it, and inspect says how much", file=sys.stderr
-        )
+        advice = "--dtype bfloat16 halves it, and inspect says how much"
+        if arguments.run is train.run:
+            advice = "lower --batch-size and raise --accumulate, or give --recompute"
+        print(f"error: there is not enough memory; {advice}", file=sys.stderr)
         return 2
     except (ValueError, OSError, ImportError) as error:
         known = isinstance(error, OSError) and error.filename and error.strerror
