@@ -10,7 +10,7 @@ from pathlib import Path
 from .files import CanSave, TokenizerFiles
 from .formats import format_for, open_checkpoint, writer
 from .resolve import resolve
-from .stored import TYPES, Checkpoint, CheckpointError, empty_model
+from .stored import TYPES, Checkpoint, empty_model
 
 OWN_TOKENIZER = {"huggingface": "tokenizer.json", "meta": "tokenizer.model"}  # what other programs look for there
 ROUNDED = {"F32": {"F64"}, "F16": {"F64", "F32", "BF16"}, "BF16": {"F64", "F32", "F16"}}  # into each type

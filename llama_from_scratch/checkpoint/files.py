@@ -72,8 +72,8 @@ def replacing(folder: Path, overwrite: bool, with_tokenizer: bool) -> Iterator[P
     If the block fails, nothing has changed.
 
     Raises:
-        CheckpointError: if `folder` is a file, a training run, the current folder, holds a model and `overwrite` is False, is being
-            written by another program, or cannot be written.
+        CheckpointError: if `folder` is a file, a training run or the current folder, holds a model and `overwrite` is
+            False, is being written by another program, or cannot be written.
     """
     name = folder
     try:
