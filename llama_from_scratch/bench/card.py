@@ -51,7 +51,7 @@ def machine(device: torch.device) -> dict[str, str | int]:
             pass
     try:
         load = Path("/proc/loadavg").read_text().split()[0]
-        found["others"] = f"load average {load} at the end, this run included"
+        found["others"] = f"load average {load}, this run included"
     except OSError:  # not on every system
         pass
     return found

@@ -1,6 +1,6 @@
 """The measurements: each gives a dictionary that is written as JSON and shown as a table."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,11 @@ from .measure import Times, decode_seconds, forget_peak, in_turns, peak_memory, 
 from .quality import compare, next_token_logits
 
 Peer = str  # "transformers" or "llama.cpp"
+Show = Callable[[dict], None]  # is given, before the measurement begins, what is known by then
+
+
+def show_nothing(head: dict) -> None:
+    """For who reads the result only."""
 
 
 @dataclass(frozen=True)
@@ -115,45 +120,49 @@ def contestants(setting: Setting, ways: Sequence[Way], peers: Sequence[Peer]) ->
     return found
 
 
-def decode(setting: Setting, ways: Sequence[Way], peers: Sequence[Peer]) -> dict:
+def decode(setting: Setting, ways: Sequence[Way], peers: Sequence[Peer], show: Show = show_nothing) -> dict:
     """Seconds a token, one after the other, behind a prompt."""
     measured = ceilings(setting)
     entrants = contestants(setting, ways, peers)
+    card = cost_card(setting, _model(entrants[ways[0].name]), measured)
+    show(head := _head("decode", setting, card))
     tasks = {
         name: partial(decode_seconds, c, setting.device, setting.clock, setting.n_tokens)
         for name, c in entrants.items()
     }
     times, peak = in_turns(tasks, setting.rounds), peak_memory(setting.device)
-    card = cost_card(setting, _model(entrants[ways[0].name]), measured)
     rows = rows_of(times, len(setting.prompt))
     cache = card["cache read a step, bytes"]
     for way in ways:  # what it reads differs from way to way
         read = bytes_read(_model(entrants[way.name])) + cache
         rows[way.name]["MBU"] = read / times[way.name].median / card["copy, bytes/s"]
-    return _result("decode", setting, card, rows, peak)
+    return head | {"machine": machine(setting.device), "rows": rows, "peak memory, bytes": peak}
 
 
-def prefill(setting: Setting, ways: Sequence[Way], peers: Sequence[Peer]) -> dict:
+def prefill(setting: Setting, ways: Sequence[Way], peers: Sequence[Peer], show: Show = show_nothing) -> dict:
     """Seconds for the whole prompt, up to the first new token."""
     measured = ceilings(setting)
     entrants = contestants(setting, ways, peers)
+    card = cost_card(setting, _model(entrants[ways[0].name]), measured)
+    show(head := _head("prefill", setting, card))
     tasks = {name: partial(prefill_seconds, c, setting.device, setting.clock) for name, c in entrants.items()}
     times, peak = in_turns(tasks, setting.rounds), peak_memory(setting.device)
-    card = cost_card(setting, _model(entrants[ways[0].name]), measured)
     batch, seq = setting.prompt.shape
     rows = rows_of(times, batch * seq)
     count = forward_flops(setting.model.config, (seq + 1) / 2)
-    head = count.pop("output projection")  # for the last token only
-    flops = batch * (seq * sum(count.values()) + head)
+    projection = count.pop("output projection")  # for the last token only
+    flops = batch * (seq * sum(count.values()) + projection)
     on_cpu = setting.device.type == "cpu"
     in_bytes = {"llama.cpp", *(way.name for way in ways if way.quantise and on_cpu)}  # not what the ceiling is for
     for name, row in rows.items():
         if name not in in_bytes:
             row["MFU"] = flops / times[name].median / _matmul(card)
-    return _result("prefill", setting, card, rows, peak)
+    return head | {"machine": machine(setting.device), "rows": rows, "peak memory, bytes": peak}
 
 
-def load(name: str, file: Path, peers: Sequence[Peer], rounds: int, clock: Clock = "wall") -> dict:
+def load(
+    name: str, file: Path, peers: Sequence[Peer], rounds: int, clock: Clock = "wall", show: Show = show_nothing
+) -> dict:
     """Seconds from a file on disk (which the system has read before) to a model in memory, in fp32."""
     device = torch.device("cpu")
     describe(name)  # imports what reading takes, as asking for transformers' class does: modules are not models
@@ -166,12 +175,14 @@ def load(name: str, file: Path, peers: Sequence[Peer], rounds: int, clock: Clock
     if "llama.cpp" in peers:
         open_file = llama_cpp().Llama
         tasks["llama.cpp"] = partial(timed, lambda: open_file(str(file), verbose=False), device, clock)
+    show(head := {"what": "load", "machine": machine(device), "model": name, "clock": clock})
     times = in_turns(tasks, rounds, warm_up=0)  # nobody loads a model twice
-    return {"what": "load", "machine": machine(device), "model": name, "clock": clock, "rows": rows_of(times, None)}
+    return head | {"machine": machine(device), "rows": rows_of(times, None)}
 
 
-def quality(setting: Setting, ways: Sequence[Way]) -> dict:
+def quality(setting: Setting, ways: Sequence[Way], show: Show = show_nothing) -> dict:
     """What each way changes about the model: the prompt is the text that is judged."""
+    show(head := {"what": "quality", "machine": machine(setting.device), "tokens": setting.prompt.shape[1]})
     reference = next_token_logits(setting.model, setting.prompt[:1])
     rows = {}
     for way in ways:
@@ -182,7 +193,7 @@ def quality(setting: Setting, ways: Sequence[Way]) -> dict:
         if way.quantise:  # a prompt takes other kernels than decoding does
             found = compare(reference, model, setting.prompt[:1], at_a_time=setting.prompt.shape[1])
             rows[f"{way.name}, as a prompt"] = asdict(found)
-    return {"what": "quality", "machine": machine(setting.device), "tokens": setting.prompt.shape[1], "rows": rows}
+    return head | {"rows": rows}
 
 
 def _model(contestant: Contestant) -> Llama:
@@ -206,7 +217,7 @@ def rows_of(times: dict[str, Times], tokens: int | None) -> dict[str, dict]:
     return rows
 
 
-def _result(what: str, setting: Setting, card: dict, rows: dict, peak: int | None) -> dict:
+def _head(what: str, setting: Setting, card: dict) -> dict:
     batch, seq = setting.prompt.shape
     return {
         "what": what,
@@ -220,6 +231,4 @@ def _result(what: str, setting: Setting, card: dict, rows: dict, peak: int | Non
             "clock": setting.clock,
         },
         "card": card,
-        "rows": rows,
-        "peak memory, bytes": peak,
     }

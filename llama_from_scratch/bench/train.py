@@ -20,7 +20,7 @@ from .card import machine
 from .ceilings import timed
 from .contestants import transformers_twin
 from .measure import Times, forget_peak, in_turns, peak_memory
-from .runs import Setting, ceilings, rows_of
+from .runs import Setting, Show, ceilings, rows_of, show_nothing
 
 SWITCHES = {  # in the order in which --each turns them on: first those without which little fits into a memory
     "flash": "attention that never writes its scores down",
@@ -44,7 +44,11 @@ def one_after_the_other(switches: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def train(
-    setting: Setting, ways: Sequence[Collection[str]], peers: Sequence[str] = (), largest_batch: bool = False
+    setting: Setting,
+    ways: Sequence[Collection[str]],
+    peers: Sequence[str] = (),
+    largest_batch: bool = False,
+    show: Show = show_nothing,
 ) -> dict:
     """Seconds of one step: loss, gradients, clipping and AdamW, for each set of `SWITCHES`, on the same tokens.
 
@@ -68,6 +72,18 @@ def train(
     if largest_batch and device.type != "cuda":
         raise ValueError("--largest-batch fills the memory of a GPU; give --device cuda, or leave it out")
     measured = ceilings(setting, torch.bfloat16 if device.type == "cuda" else None)
+    count, flops = tokens.numel(), {c: training_flops(model.config, tokens.shape[1], causal=c) for c in (False, True)}
+    n_params = sum(parameters(model.config).values())
+    card = {
+        "parameters": n_params,
+        "FLOPs a token": flops[False],
+        "FLOPs a token, causal": flops[True],
+        "weights, gradients and optimizer, bytes": 16 * n_params,
+        "logits of the batch in fp32, bytes": 4 * count * model.config.vocab_size,
+    }
+    size = {"batch": tokens.shape[0], "sequence": tokens.shape[1], "rounds": setting.rounds, "clock": setting.clock}
+    head = {"what": "train", "machine": machine(device), "setting": size, "card": card | measured}
+    show(head)
     makers = {name_of(way): partial(own_step, model, way, device) for way in ways}
     if peers:
         makers["transformers"] = partial(peer_step, model, ways[-1], device)
@@ -83,7 +99,6 @@ def train(
         torch.set_float32_matmul_precision("highest")
         model.to(device)
     peak = peak_memory(device) if device.type != "cuda" else None
-    count, flops = tokens.numel(), {c: training_flops(model.config, tokens.shape[1], causal=c) for c in (False, True)}
     if not any(times for times, _ in found.values()):
         raise ValueError(f"a batch of {len(tokens)} such texts does not fit into the memory of this GPU; lower --batch")
     rate = list(measured.values())[-1]
@@ -92,27 +107,7 @@ def train(
         row["MFU"] = count * flops[False] / row["seconds"] / rate
         row["MFU, causal"] = count * flops[True] / row["seconds"] / rate
     rows = {name: rows.get(name, {}) | more for name, (_, more) in found.items()}
-    n_params = sum(parameters(model.config).values())
-    card = {
-        "parameters": n_params,
-        "FLOPs a token": flops[False],
-        "FLOPs a token, causal": flops[True],
-        "weights, gradients and optimizer, bytes": 16 * n_params,
-        "logits of the batch in fp32, bytes": 4 * count * model.config.vocab_size,
-    }
-    return {
-        "what": "train",
-        "machine": machine(device),
-        "setting": {
-            "batch": tokens.shape[0],
-            "sequence": tokens.shape[1],
-            "rounds": setting.rounds,
-            "clock": setting.clock,
-        },
-        "card": card | measured,
-        "rows": rows,
-        "peak memory, bytes": peak,
-    }
+    return head | {"machine": machine(device), "rows": rows, "peak memory, bytes": peak}
 
 
 def name_of(way: Collection[str]) -> str:

@@ -130,7 +130,7 @@ def run(arguments: argparse.Namespace) -> None:
         helps = (None, "blocks") if on_cpu else (None,)
         ways = [way for way in ways if way.compile in helps] or [Way(arguments.fuse, arguments.quantise)]
     result = _measure(arguments, ways)
-    write(as_text(result))
+    write(result_text(result))
     if arguments.json:
         part = Path(f"{arguments.json}.part")  # never half a file under the name asked for
         part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -141,21 +141,22 @@ def _measure(arguments: argparse.Namespace, ways: list[Way]) -> dict:
     options.set_threads(arguments.threads)
     if arguments.what == "load":
         return runs.load(
-            arguments.model, resolve(arguments.model), arguments.against, arguments.rounds, arguments.clock
+            arguments.model, resolve(arguments.model), arguments.against, arguments.rounds, arguments.clock, show_head
         )
     model = _model(arguments)
     prompt = _prompt(arguments, model)
     file = None if arguments.model in PRESETS else resolve(arguments.model)
     setting = Setting(model, file, prompt, arguments.tokens, arguments.rounds, arguments.clock)
     if arguments.what == "quality":
-        return runs.quality(setting, ways)
+        return runs.quality(setting, ways, show_head)
     if arguments.what == "train":
         switches = USUAL if arguments.switches is None else tuple(arguments.switches)
         each = one_after_the_other(tuple(SWITCHES) if setting.device.type == "cuda" else ON_A_CPU)
         if "compile" in (ON_A_CPU if arguments.each else switches):
             check_compiler(setting.device)
-        return train(setting, each if arguments.each else [switches], arguments.against, arguments.largest_batch)
-    return getattr(runs, arguments.what)(setting, ways, arguments.against)
+        ways = each if arguments.each else [switches]
+        return train(setting, ways, arguments.against, arguments.largest_batch, show_head)
+    return getattr(runs, arguments.what)(setting, ways, arguments.against, show_head)
 
 
 def _model(arguments: argparse.Namespace) -> Llama:
@@ -186,14 +187,19 @@ def _prompt(arguments: argparse.Namespace, model: Llama) -> torch.Tensor:
     return torch.tensor([ids] * arguments.batch, device=model.embedding.weight.device)
 
 
-def as_text(result: dict) -> str:
-    """The cost card, then a line for each contestant."""
-    lines = []
+def show_head(head: dict) -> None:
+    """Print what is known before the measurement: the machine, the setting, the cost card."""
     for title in ("machine", "setting", "card"):
-        if title in result:
-            lines.append(title)
-            width = max(map(len, result[title]))
-            lines += [f"  {name.ljust(width)}  {_shown(name, value)}" for name, value in result[title].items()]
+        if title in head:
+            width = max(map(len, head[title]))
+            write(f"{title}\n")
+            for name, value in head[title].items():
+                write(f"  {name.ljust(width)}  {_shown(name, value)}\n")
+
+
+def result_text(result: dict) -> str:
+    """A line for each contestant."""
+    lines = []
     columns = [name for name in max(result["rows"].values(), key=len) if name != "rounds"]
     table = [["", *columns]]
     for name, row in result["rows"].items():
