@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..checkpoint.files import reason
@@ -16,7 +16,7 @@ class Log:
 
     Raises:
         ValueError: if the file is shorter than that.
-        OSError: from `write`, if the disk is full. Half a line may then stand there until the run goes on.
+        OSError: from `write` and `sync`, if the disk is full. Half a line may then stand there until the run goes on.
     """
 
     def __init__(self, path: Path, length: int) -> None:
@@ -30,16 +30,23 @@ class Log:
         self._file.truncate(length)
 
     def write(self, record: Record) -> None:
-        try:
+        with self._told():
             self._file.write(json.dumps(record).encode() + b"\n")
             self._file.flush()
-        except OSError as error:
-            raise OSError(f"{self.path} cannot be written ({reason(error)}); make room, then give --resume") from None
 
     def sync(self) -> int:
         """Wait until all is on the disk. Gives the length in bytes."""
-        os.fsync(self._file.fileno())
-        return self._file.seek(0, os.SEEK_END)
+        with self._told():  # some disks notice only now that they are full
+            os.fsync(self._file.fileno())
+            return self._file.seek(0, os.SEEK_END)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """An error of the disk, with the name of the log and what to do."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(f"{self.path} cannot be written ({reason(error)}); make room, then give --resume") from None
 
     def close(self) -> None:
         with suppress(OSError):  # of a full disk, `write` or `sync` has told
