@@ -6,6 +6,7 @@ import pty
 import re
 import resource
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,8 @@ from test_cli import COMMAND, hear_ctrl_c
 
 from llama_from_scratch.checkpoint.run_folder import saves_in
 from llama_from_scratch.cli import main
+from llama_from_scratch.cli.main import parser
+from llama_from_scratch.cli.train import _again
 from llama_from_scratch.training.log import read_log
 
 SIZE = "--vocab-size 300 --dim 16 --layers 1 --heads 4 --kv-heads 2 --ffn-dim 24 --context 32 --batch-size 2".split()
@@ -109,8 +112,9 @@ def wait_for(condition, seconds=120):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_saves_and_says_how_to_go_on(number, text, tmp_path):
     """What comes out in the end is what an undisturbed run writes."""
-    whole, out = str(tmp_path / "whole"), str(tmp_path / "run")
+    whole, out = str(tmp_path / "whole"), str(tmp_path / "my run")
     arguments = ["--steps", "60", "--save-every", "1000", "--evaluate-every", "20", "--sample-every", "20", *SIZE]
+    arguments += ["--prompt", "the 17"]
     process = subprocess.Popen(
         [*COMMAND, "train", text, "--out", out, *arguments], stderr=subprocess.PIPE, preexec_fn=hear_ctrl_c, text=True
     )
@@ -124,10 +128,26 @@ def test_an_interrupt_saves_and_says_how_to_go_on(number, text, tmp_path):
         errors,
     )
     stopped, command = int(found[1]), found[2]
-    assert stopped < 60 and [save.name for save in saves_in(tmp_path / "run")] == [f"step-{stopped:08}"]
-    assert main(command.split()[3:] + ["--evaluate-every", "20", "--sample-every", "20"]) == 0
+    assert stopped < 60 and [save.name for save in saves_in(Path(out))] == [f"step-{stopped:08}"]
+    assert main(shlex.split(command)[3:]) == 0
     assert main(["train", text, "--out", whole, *arguments]) == 0
     assert without_times(out) == without_times(whole)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        [],
+        ["--keep", "9", "--save-every", "7", "--prompt", "it's a", "--compile", "--recompute", "--device", "cuda"],
+        ["--tensorboard", "--wandb", "mine", "--threads", "1", "--tensor-parallel", "2", "--prompt=-x"],
+    ],
+)
+def test_the_command_that_goes_on_asks_for_the_same(asked):
+    """But for the recipe, which the run holds: keeping fewer saves, for example, would remove some."""
+    out = ["--out", "my runs/one"]
+    command = shlex.split(_again(parser().parse_args(["train", "a.txt", *out, "--dim", "32", *asked])))
+    assert command[:3] == ["python", "-m", "llama_from_scratch"]
+    assert parser().parse_args(command[3:]) == parser().parse_args(["train", *out, "--resume", *asked])
 
 
 @pytest.mark.parametrize(

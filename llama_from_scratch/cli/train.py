@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -131,15 +132,24 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _again(arguments: argparse.Namespace) -> str:
-    """The command that goes on with this run."""
-    processes = os.environ.get("LOCAL_WORLD_SIZE") if ranks.started_together() else None
-    program = f"torchrun --nproc-per-node {processes}" if processes else "python"
-    command = f"{program} -m llama_from_scratch train --out {Path(arguments.out).expanduser()} --resume"
-    if processes and arguments.device != "cpu":
-        command += f" --device {arguments.device}"
-    if arguments.tensor_parallel > 1:
-        command += f" --tensor-parallel {arguments.tensor_parallel}"
-    return command
+    """The command that goes on with this run: all that was asked for, but for the recipe, which the run holds."""
+    command = ["python"]
+    if ranks.started_together():
+        command = ["torchrun", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"]]
+    command += ["-m", "llama_from_scratch", "train", "--out", str(Path(arguments.out).expanduser()), "--resume"]
+    usual = argparse.ArgumentParser()
+    add_arguments(usual)
+    settled = {"run", "out", "resume", *(field.name for field in fields(Recipe))}
+    for name, value in vars(arguments).items():
+        if name in settled or value == usual.get_default(name):
+            continue
+        if value is True:
+            command.append(option(name))
+        elif str(value).startswith("-"):  # else it would be taken for an option
+            command.append(f"{option(name)}={value}")
+        else:
+            command += [option(name), str(value)]
+    return shlex.join(command)
 
 
 def _run(arguments: argparse.Namespace, device: str) -> bool:
