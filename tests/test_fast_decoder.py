@@ -1,5 +1,6 @@
 """The decoder writes what `generate` writes: eager and compiled, alone and in a batch, padded, stopped, drawn."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from llama_from_scratch import Llama, LlamaConfig, RopeScaling
 from llama_from_scratch.fast import Decoder, FixedCache, prepare
@@ -177,3 +179,39 @@ def test_without_a_compiler(model, monkeypatch):
     monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none_found)
     with pytest.raises(OSError, match=r"needs a C\+\+ compiler and none was found; install g\+\+"):
         Decoder(model, capacity=64, compile="blocks")
+
+
+@pytest.mark.parametrize("length", [256, 257, 300])
+def test_a_prompt_in_pieces_only_where_that_is_the_same(length):
+    torch.manual_seed(2)
+    scaling = RopeScaling("dynamic", 4.0, 80)
+    dynamic = Llama(replace(CONFIG, max_seq_len=400, rope_scaling=scaling)).eval()
+    prompt = torch.randint(97, (length,)).tolist()
+    tokens = torch.tensor([prompt])
+    with torch.inference_mode():
+        whole = dynamic(tokens)[:, -1]
+        torch.testing.assert_close(Decoder(prepare(dynamic), 1, 400).prefill(tokens), whole, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0, seed=1)])
+@pytest.mark.parametrize("check_every", [1, 4])
+def test_numbers_that_are_none_are_an_error(model, sampling, check_every):
+    broken = copy.deepcopy(model)
+    others = [token for token in range(97) if token not in PROMPTS[0]]
+    with torch.no_grad():
+        broken.embedding.weight[others] = float("nan")
+    decoder = Decoder(prepare(broken), 1, 128, check_every=check_every)
+    with pytest.raises(ValueError, match="the model's logits are NaN in torch.float32"):
+        list(decoder.generate(PROMPTS[0], 64, sampling))
+    assert decoder.cache.layers[0].keys.isnan().any()  # so the prompt itself was no error
+
+
+def test_a_kernel_may_give_its_result_in_any_order(model, monkeypatch):
+    kernel = F.scaled_dot_product_attention
+
+    def turned(*inputs, **options):  # as the memory-efficient kernel of a GPU does
+        return kernel(*inputs, **options).transpose(1, 2).contiguous().transpose(1, 2)
+
+    wanted = list(generate(model, PROMPTS[0], 8))
+    monkeypatch.setattr(F, "scaled_dot_product_attention", turned)
+    assert list(Decoder(prepare(model), 1, 128).generate(PROMPTS[0], 8)) == wanted

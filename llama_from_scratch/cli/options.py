@@ -40,13 +40,15 @@ def add_running(parser: argparse.ArgumentParser) -> None:
 def add_speed(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the same model, run faster")
     group.add_argument(
-        "--fast", action="store_true", help="fewer and larger products: the same numbers, a little sooner"
+        "--fast",
+        action="store_true",
+        help="fewer and larger products: the same numbers; alone it gains next to nothing on a CPU",
     )
     group.add_argument(
         "--quantise",
         choices=("int8", "int4"),
-        help="weights of 8 or 4 bits, of which there is less to read: int4 writes about twice as fast on a CPU, and "
-        "takes the same token more than nine times in ten; implies --fast",
+        help="weights of 8 or 4 bits, of which there is less to read: int4 writes nearly twice as fast on a CPU, and "
+        "takes the same token more than nine times in ten; int8 gains only when compiled (see bench); implies --fast",
     )
 
 

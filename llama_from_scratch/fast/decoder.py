@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -9,8 +10,9 @@ from torch import Tensor
 
 from ..attention import causal_mask
 from ..generation import Sampling
+from ..generation.caches import is_same_in_pieces
 from ..generation.prompt import as_tokens, check_request, seen_tokens
-from ..generation.sampling import distribution, next_token, penalise_repetition
+from ..generation.sampling import distribution, next_token, not_a_number, penalise_repetition
 from ..model import Llama
 from .compile import CUDA_OPTIONS, GRAPH_OPTIONS, Scope, check_compiler, compile_blocks
 from .fixed_cache import FixedCache
@@ -33,12 +35,14 @@ def race(
     Each token waits for a time drawn from the exponential distribution with rate p, that is noise / p with noise of
     rate 1; the first to arrive is token i with probability p_i. So it is a draw, by division and argmax alone.
     Without noise (at temperature 0) the most likely token wins, which the logits show as well as probabilities do.
+    Where a score is NaN there is no choice: the token is -1.
     """
     if noise is not None:
         scores = distribution(logits, sampling, seen) / noise
     else:
         scores = logits if seen is None else penalise_repetition(logits.float(), seen, sampling.repetition_penalty)
-    return scores.argmax(dim=-1) if scores.device.type == "cpu" else first_largest(scores)
+    best = scores.argmax(dim=-1) if scores.device.type == "cpu" else first_largest(scores)
+    return best.masked_fill(scores.isnan().any(dim=-1), -1)
 
 
 def first_largest(scores: Float[Tensor, "batch vocab"]) -> Int[Tensor, "batch"]:
@@ -53,7 +57,8 @@ class Decoder:
 
     batch: sequences that are written together.
     capacity: tokens of prompt and answer together; None is the whole context of the model, up to 4096.
-    compile: see `compile.Scope`; None runs the same step uncompiled.
+    compile: see `compile.Scope`; None runs the same step uncompiled. "blocks" and "graph" compile the blocks of the
+        model itself, in place.
     check_every: steps between two looks at the tokens. On a GPU each look waits for it; steps behind a stop are lost.
 
     Raises:
@@ -155,7 +160,8 @@ class Decoder:
         """
         start = 0
         # On a GPU one pass, whose causal mask is never written out, is quicker.
-        for piece in tokens.split(PIECE if tokens.device.type == "cpu" else tokens.shape[1], dim=1):
+        in_pieces = tokens.device.type == "cpu" and is_same_in_pieces(self.model.config)
+        for piece in tokens.split(PIECE if in_pieces else tokens.shape[1], dim=1):
             end = start + piece.shape[1]
             slots, mask = self.columns[start:end], None
             positions = slots.expand(len(piece), -1)
@@ -226,16 +232,20 @@ class Decoder:
         sampling: Sampling,
         stop_ids: frozenset[int],
     ) -> Iterator[list[int | None]]:
+        generator = sampling.generator(self.columns.device)
+        sampling = replace(sampling, seed=None)  # or each seed would have a program of its own
         short = [longest - len(prompt) for prompt in prompts]
         tokens = as_tokens(self.model, [[0] * pad + list(prompt) for pad, prompt in zip(short, prompts, strict=True)])
         pads = torch.tensor(short, device=tokens.device)[:, None] if any(short) else None
-        generator, seen = sampling.generator(tokens.device), seen_tokens(self.model, prompts, sampling)
+        seen = seen_tokens(self.model, prompts, sampling)
         with torch.inference_mode():
             newest = next_token(self.prefill(tokens, pads), sampling, generator, seen)[:, None]
         made, running = [newest], [True] * self.batch
         for n in range(1, max_new_tokens + 1):
             if n == max_new_tokens or len(made) == self.check_every:
                 for drawn in torch.cat(made, dim=1).T.tolist():  # the one place where the CPU waits for the GPU
+                    if min(drawn) < 0:
+                        raise not_a_number(self.model.embedding.weight.dtype)
                     running = [was and token not in stop_ids for was, token in zip(running, drawn, strict=True)]
                     if not any(running):
                         return
@@ -256,7 +266,7 @@ class Decoder:
         seen: Bool[Tensor, "batch vocab"] | None = None,
     ) -> Int[Tensor, "batch 1"]:
         """One step: `tokens` take the slot `at`, and the tokens after them come back."""
-        noise = None
+        tokens, noise = tokens.clamp(min=0), None  # behind a NaN, until someone looks
         if sampling.temperature > 0:
             noise = torch.empty(self.batch, self.model.config.vocab_size, device=tokens.device)
             noise.exponential_(generator=generator)

@@ -60,8 +60,9 @@ class FusedAttention(Attention):
             return super().mix(q, k, v, mask)
         grouped = q.view(q.shape[0], k.shape[1], -1, q.shape[3])  # [batch, kv_heads, group_size, head_dim]
         if mask is not None and k.device.type == "cuda" and k.shape[2] >= MANY and k.shape[2] % CHUNK == 0:
-            return in_chunks(grouped, k, v, mask).view(q.shape)
-        return F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask).view(q.shape)
+            return in_chunks(grouped, k, v, mask).reshape(q.shape)
+        # Not `view`: which order the result has in memory is the kernel's choice.
+        return F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask).reshape(q.shape)
 
 
 class FusedFeedForward(FeedForward):

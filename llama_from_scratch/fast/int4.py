@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from jaxtyping import BFloat16, Float, UInt8
 from torch import Tensor, nn
 
-from .int8 import WIDE, quantise_rows
+from .int8 import WIDE, Int8Linear, quantise_rows
 from .whole_numbers import WholeNumbers, is_quick_here
 
 GROUP = 32
+TILE = 16  # rows that PyTorch's kernel computes together
 
 
 def quantise_groups(
@@ -20,9 +21,11 @@ def quantise_groups(
     """Codes 0 … 15, and for each group its scale and its middle, in bf16: weight ≈ (code - 8) · scale + middle.
 
     Raises:
-        ValueError: if a row is not made of whole groups.
+        ValueError: if a row is not made of whole groups, or there are more rows than whole tiles of the kernel.
     """
     rows, columns = weight.shape
+    if rows % TILE:
+        raise ValueError(f"a matrix of this model has {rows} rows, and int4 needs a multiple of {TILE}; use int8")
     if columns % GROUP:
         raise ValueError(
             f"a matrix of this model has rows of {columns} weights, and int4 needs a multiple of {GROUP}; use int8"
@@ -51,7 +54,8 @@ class Int4Linear(nn.Module):
 
     PyTorch's kernel wants the codes in an order of its own, which differs between processors; they are kept in that
     order, and as plain pairs for long prompts, for which weights are written out once for many tokens. On a CPU that
-    multiplies bytes quickly, prompts have weights of 8 bits of their own instead, made from the same originals.
+    multiplies bytes quickly, prompts have weights of 8 bits of their own instead, made from the same originals. It is
+    made from a layer and not changed later: saved is the model that it was made from.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -67,6 +71,8 @@ class Int4Linear(nn.Module):
         quick = is_quick_here(codes.device)
         self.whole_numbers = WholeNumbers(*quantise_rows(linear.weight.detach())) if quick else None
         self.bias = linear.bias
+
+    _load_from_state_dict = Int8Linear._load_from_state_dict
 
     def weight(self, dtype: torch.dtype) -> Float[Tensor, "out inp"]:
         """The weights that the codes stand for."""

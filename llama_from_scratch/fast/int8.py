@@ -31,8 +31,9 @@ def _next_up(x: BFloat16[Tensor, "n"]) -> BFloat16[Tensor, "n"]:
 class Int8Linear(nn.Module):
     """A linear layer from `quantise_rows`. Reads 1 byte for each weight, and computes in bf16 with fp32 sums.
 
-    On a CPU that is quick with bytes, in whole numbers, which is more exact. On others, weights are written out for a
-    prompt, once for all of it.
+    On a CPU that is quick with bytes, in whole numbers, which is more exact; the weights are then there twice, as they
+    are and in oneDNN's order. On others, weights are written out for a prompt, once for all of it. It is made from a
+    layer and not changed later: saved is the model that it was made from.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -42,6 +43,9 @@ class Int8Linear(nn.Module):
         self.register_buffer("scale", scale)
         self.whole_numbers = WholeNumbers(codes, scale) if is_quick_here(codes.device) else None
         self.bias = linear.bias
+
+    def _load_from_state_dict(self, *_: object) -> None:
+        raise RuntimeError("quantised layers are not loaded; load the model and call fast.prepare")
 
     def forward(self, x: Float[Tensor, "*batch inp"]) -> Float[Tensor, "*batch out"]:
         rows = x.reshape(-1, x.shape[-1])

@@ -108,8 +108,13 @@ def probabilities(
         ValueError: if a logit is NaN, which would make any choice as good as another.
     """
     if logits.isnan().any():
-        raise ValueError(f"the model's logits are NaN in {logits.dtype}; load it as torch.float32 or torch.bfloat16")
+        raise not_a_number(logits.dtype)
     return distribution(logits, sampling, seen)
+
+
+def not_a_number(dtype: torch.dtype) -> ValueError:
+    """What is raised where logits are NaN."""
+    return ValueError(f"the model's logits are NaN in {dtype}; load it as torch.float32 or torch.bfloat16")
 
 
 def distribution(
