@@ -3,6 +3,8 @@
 import errno
 import json
 import shutil
+import socket
+from datetime import timedelta
 
 import pytest
 import safetensors.torch
@@ -12,8 +14,9 @@ import vocabularies
 
 from llama_from_scratch import Llama
 from llama_from_scratch.checkpoint import CheckpointError, describe, load_model, resolve
+from llama_from_scratch.parallel import ranks
 from llama_from_scratch.tokenizer import load_tokenizer
-from llama_from_scratch.training import Recipe, Routine, begin, fresh_state, loop, reopen, resume, saves, train
+from llama_from_scratch.training import Recipe, Routine, begin, fresh_state, loop, memory, reopen, resume, saves, train
 from llama_from_scratch.training import run as run_module
 from llama_from_scratch.training.log import read_log
 from llama_from_scratch.training.trackers import tensorboard
@@ -161,11 +164,33 @@ def test_a_run_on_the_cpu_leaves_gpus_alone(begun, monkeypatch):
 def test_chance_on_a_gpu_goes_on_where_it_was(begun):
     run = begun(stop_at=1)
     state = fresh_state(run.recipe, "cuda")
-    torch.rand(5, device="cuda")
-    saves.save(run, state, run.tokenizer(), run.log.stat().st_size, keep=1)
+
+    def draw_and_stop():
+        torch.rand(5, device="cuda")
+        return True
+
+    list(train(run, state, run.tokenizer(), ROUTINE, draw_and_stop))  # one step, from a save of a CPU
     expected = torch.rand(5, device="cuda")
-    saves.restore(run, state)
+    assert saves.restore(run, fresh_state(run.recipe, "cuda"))
     assert torch.equal(torch.rand(5, device="cuda"), expected)
+    assert go_on(run)[0].step == 12  # and on the CPU again
+
+
+def test_a_save_without_the_chance_of_a_gpu_goes_on_there(begun, monkeypatch):
+    """What was saved on a CPU: the generator of the GPU keeps the state that the seed gave it."""
+    run, chance = begun(stop_at=6), memory._chance
+
+    def on_a_gpu(model):
+        return {**chance(model), "rng.cuda": torch.zeros(16, dtype=torch.uint8)}
+
+    def restored(*_):
+        raise AssertionError("the state of the GPU's generator was not saved")
+
+    monkeypatch.setattr(memory, "_chance", on_a_gpu)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", restored)
+    state = fresh_state(run.recipe)
+    saves.restore(run, state)
+    assert state.step == 6
 
 
 # --- what can go wrong -------------------------------------------------------------------------------------------
@@ -226,6 +251,43 @@ def test_a_damaged_save_is_named_and_the_one_before_it_still_works(file, harm, b
     state, _ = go_on(reopen(run.folder))
     assert state.step == 12
     assert [r["step"] for r in read_log(run.log) if r["kind"] == "step"] == list(range(1, 13))
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] can't allocate memory"), RuntimeError, "can't allocate memory"),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer"), RuntimeError, "Connection closed"),
+        (torch.distributed.DistBackendError("NCCL error"), torch.distributed.DistBackendError, "^NCCL error$"),
+        (
+            OSError(errno.EIO, "Input/output error"),
+            OSError,
+            r"step-00000006 cannot be read \(Input/output error\); see",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied"),
+            OSError,
+            r"cannot be read \(Permission denied\); see that",
+        ),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file"),
+            ValueError,
+            r"is damaged \(No such file\); remove that folder",
+        ),
+        (RuntimeError("Size mismatch"), ValueError, r"step-00000006 is damaged \(Size mismatch\); remove that folder"),
+    ],
+)
+def test_only_a_damaged_save_is_called_so(error, kind, message, begun, monkeypatch):
+    """Who is short of memory, or lost another process or a disk, is not told to remove a save that is whole."""
+
+    def fail(*_):
+        raise error
+
+    run = begun(stop_at=6)
+    monkeypatch.setattr(saves, "read_memory", fail)
+    with pytest.raises(kind, match=message) as found:
+        go_on(run)
+    assert ("remove that folder" in str(found.value)) == (kind is ValueError)
 
 
 @pytest.mark.parametrize(
@@ -307,6 +369,21 @@ def test_routines_that_cannot_be(name, value):
         ValueError, match=rf"^--{name.replace('_', '-')} is {value}; it must be a whole number of at least 1"
     ):
         Routine(**{name: value})
+
+
+def test_processes_wait_for_hours_while_the_first_prepares_texts(monkeypatch):
+    """A job of one process, as torchrun would start it; the group of all, and those of a mesh."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    job = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "TORCHELASTIC_RUN_ID": "job"}
+    for name, value in {**job, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+        monkeypatch.setenv(name, str(value))
+    cpu = torch.device("cpu")
+    with ranks.joined("cpu", "go on"):
+        mesh = ranks.mesh(1, "cpu")
+        groups = [torch.distributed.group.WORLD, mesh.get_group("data"), mesh.get_group("tensor")]
+        assert all(group._get_backend(cpu).options._timeout > timedelta(days=1) for group in groups)
 
 
 # --- who else looks on -------------------------------------------------------------------------------------------

@@ -7,12 +7,18 @@ On CPUs processes talk through gloo, on CUDA devices through nccl; the latter ha
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from .plan import AXES
+
+# How long a process waits for the others. The first may prepare texts for hours meanwhile, and PyTorch's 10 or 30
+# minutes would end the job. Whether another is still there is not seen from this: gloo notices at once when one is
+# killed, and torchrun ends the others.
+PATIENCE = timedelta(days=7)
 
 
 @contextmanager
@@ -36,10 +42,11 @@ def joined(device: str, go_on: str) -> Iterator[str]:
     store, rank, world = next(dist.rendezvous("env://"))
     try:
         backend, device = _place(device)
-        dist.init_process_group(backend, store=dist.PrefixStore("group", store), rank=rank, world_size=world)
+        group = dist.PrefixStore("group", store)
+        dist.init_process_group(backend, store=group, rank=rank, world_size=world, timeout=PATIENCE)
         yield device
     except Exception as error:
-        if _tells_of_a_lost_process(error):
+        if tells_of_a_lost_process(error):
             error = ConnectionError(
                 f"another process of this job has ended, killed or short of memory perhaps; {go_on}"
             )
@@ -71,7 +78,7 @@ def _place(device: str) -> tuple[str, str]:
     return "nccl", device
 
 
-def _tells_of_a_lost_process(error: Exception) -> bool:
+def tells_of_a_lost_process(error: Exception) -> bool:
     """Whether this is what a process meets whose partner is gone; gloo has no type of its own for it."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 

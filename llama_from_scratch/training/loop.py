@@ -115,7 +115,7 @@ def train(
     Raises:
         ValueError: if the texts are too short for one batch, the prompt too long for the context, a file of the run
             damaged, another process at work on it, or the loss no number.
-        OSError: if the disk is full. The last save is whole in any case.
+        OSError: if the disk is full, or a save cannot be read. The last save is whole in any case.
     """
     recipe, device = run.recipe, next(state.model.parameters()).device
     if len(tokenizer) != recipe.vocab_size:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -48,10 +49,12 @@ def read_memory(model: Llama, optimizer: torch.optim.Optimizer, folder: Path, st
 
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     memory = {weight: {moment: torch.zeros_like(weight) for moment in MOMENTS} for weight in weights}
-    chance = _chance(model)
+    found, chance = _found(folder), _chance(model)
+    if "rng.cuda" not in found:
+        chance.pop("rng.cuda", None)  # it was saved elsewhere and goes on on a GPU, whose chance begins with the seed
     wanted = {f"{name}.{what}": memory[weight][what] for name, weight in model.named_parameters() for what in MOMENTS}
     wanted |= chance
-    _check(wanted, folder)
+    _check(wanted, found, folder)
     with _plain_errors():
         load(wanted, storage_reader=HuggingFaceStorageReader(str(folder)))
     counted = {i: {"step": torch.tensor(float(step)), **memory[weight]} for i, weight in enumerate(weights)}
@@ -69,16 +72,20 @@ def _chance(model: Llama) -> dict[str, Tensor]:
     return chance
 
 
-def _check(wanted: dict[str, Tensor], folder: Path) -> None:
-    """Whether the files hold these tensors and no others, and every part of them."""
+def _found(folder: Path) -> dict[str, Any]:
+    """What the files say about the tensors in them, by name."""
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
     try:
-        found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+        return HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     except (OSError, SafetensorError):
         raise
     except Exception:  # what a file says about its parts is JSON of any kind
         raise ValueError(f"a file in {folder.name}/ does not say which parts of tensors it holds") from None
+
+
+def _check(wanted: dict[str, Tensor], found: dict[str, Any], folder: Path) -> None:
+    """Whether the files hold these tensors and no others, and every part of them."""
     for name in sorted(wanted.keys() | found.keys()):
         tensor, stored = wanted.get(name), found.get(name)
         if name == "rng.cuda" and tensor is None:  # it was saved on a GPU and goes on elsewhere

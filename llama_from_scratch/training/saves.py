@@ -91,6 +91,8 @@ def restore(run: Run, state: State) -> int:
 
     Raises:
         ValueError: if the save is damaged.
+        OSError: if the system does not let us read it, which does not mean that it is damaged.
+        RuntimeError: if there is not enough memory, or another process of the job is lost.
     """
     saves = saves_in(run.folder)
     if not saves:
@@ -103,6 +105,14 @@ def restore(run: Run, state: State) -> int:
         _copy_weights(model, state)
         read_memory(state.model, state.optimizer, saves[-1] / MEMORY, step)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        # Lack of memory, or of another process, says nothing about the save.
+        if ranks.tells_of_a_lost_process(error) or (isinstance(error, RuntimeError) and "allocate" in str(error)):
+            raise
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise OSError(
+                f"the save {saves[-1]} cannot be read ({reason(error)}); see that its disk is there and that you may "
+                "read it, then give --resume again"
+            ) from None
         why = (
             reason(error) if isinstance(error, OSError) else str(error).partition("; ")[0].replace(f"{saves[-1]}/", "")
         )
