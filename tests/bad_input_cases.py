@@ -808,7 +808,9 @@ CASES |= {
         "text not readable": Case("text.txt.*[Pp]ermission", TRAIN, locked("text.txt")),
         "folder without text": Case("hf holds no file that ends in .txt; give", TRAIN.replace("text.txt", "hf")),
         "folder of folders": Case(
-            "d/a.txt", TRAIN.replace("text.txt", "d"), lambda home: (home / "d/a.txt").mkdir(parents=True)
+            "d holds no file that ends in .txt; give",
+            TRAIN.replace("text.txt", "d"),
+            lambda home: (home / "d/a.txt").mkdir(parents=True),
         ),
         "text too short": Case(
             "tokens, and a batch of 2 windows of 16 needs .*; give more text",
@@ -817,7 +819,7 @@ CASES |= {
         ),
         "text too short to hold out some of it": Case(
             "held-out text|give more text",
-            TRAIN.replace("text.txt", "a.txt") + " --vocab-size 259 --context 1 --batch-size 1",
+            TRAIN.replace("text.txt", "a.txt") + " --vocab-size 259 --context 2 --batch-size 1",
             bytes_in("a.txt", b"ababcbcb"),
         ),
         "text without a pair": Case(
@@ -837,6 +839,7 @@ CASES |= {
         "full disk at once": Case("new cannot be written .*; make room", TRAIN, limit=1000),
         "tokenizer missing": Case("there is no model 'nope'; give", TRAIN + " --tokenizer nope"),
         "tokenizer that cannot spell": Case("cannot spell", TRAIN + " --tokenizer hf"),
+        "context 1": Case("--context is 1; it must be a whole number of at least 2", TRAIN + " --context 1"),
         "steps 0": Case("--steps is 0; it must be", TRAIN + " --steps 0"),
         "steps a word": Case("'many'", TRAIN + " --steps many"),
         "learning rate NaN": Case("--learning-rate is nan; it must be", TRAIN + " --learning-rate nan"),
@@ -936,6 +939,11 @@ CASES |= {
             "train.npy cannot be read",
             RESUME,
             lambda home: np.save(home / "run/data/train.npy", np.array([RunsCode()], dtype=object), allow_pickle=True),
+        ),
+        "tokens a zip archive": Case(
+            "train.npy is not what was written there; begin",
+            RESUME,
+            lambda home: np.savez((home / "run/data/train.npy").open("wb"), np.zeros(9)),
         ),
         "data.json a list": Case("train.npy cannot be read", RESUME, text("run/data/data.json", "[]")),
         "data.json nested": Case("train.npy cannot be read", RESUME, text("run/data/data.json", NESTED)),

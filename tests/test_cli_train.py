@@ -193,6 +193,15 @@ def test_a_text_that_is_not_there(out, capsys):
     assert not os.path.exists(out)
 
 
+def test_a_folder_named_like_a_text_is_only_looked_into(text, out, tmp_path):
+    texts = tmp_path / "texts"
+    (texts / "old.txt").mkdir(parents=True)
+    shutil.copy(text, texts / "old.txt" / "a.txt")
+    assert main(["train", str(texts), "--out", out, "--steps", "1", *SIZE]) == 0
+    found = json.loads(Path(out, "data", "data.json").read_text())
+    assert [document["name"] for document in found["train"]["documents"]] == [str(texts / "old.txt" / "a.txt")]
+
+
 def test_no_text_at_all(out, capsys):
     assert main(["train", "--out", out]) == 2
     assert (

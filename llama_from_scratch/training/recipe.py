@@ -10,6 +10,7 @@ from .schedule import SCHEDULES, warmup_cosine, warmup_stable_decay
 
 PRECISIONS = ("float32", "bfloat16")
 LARGEST_FLOAT = float_info.max  # a larger int can be written, but is no float
+LEAST = {"warmup": 0, "decay": 0, "seed": 0, "context": 2}  # samples need a token to look back on; all else is from 1
 LARGEST = 10**10  # parameters, of 16 bytes each while they are trained
 
 
@@ -54,7 +55,7 @@ class Recipe:
 
         for field in fields(self):
             value = getattr(self, field.name)
-            least = 0 if field.name in ("warmup", "decay", "seed") else 1
+            least = LEAST.get(field.name, 1)
             if field.type is int and (type(value) is not int or value < least):
                 refuse(field.name, f"a whole number of at least {least}")
             if field.type is float and not (type(value) in (int, float) and 0 <= value <= LARGEST_FLOAT):

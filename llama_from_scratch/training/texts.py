@@ -53,7 +53,7 @@ def read_texts(sources: Sequence[str], progress: Progress | None = None) -> tupl
 def _files(source: str) -> list[Path]:
     path = Path(source).expanduser()
     if path.is_dir():
-        files = sorted(path.rglob("*.txt"))
+        files = sorted(file for file in path.rglob("*.txt") if not file.is_dir())
         if not files:
             raise ValueError(f"{source} holds no file that ends in .txt; give a folder with text files, or a text file")
         return files
