@@ -133,6 +133,28 @@ def test_mean_loss_weighs_tokens_and_leaves_no_gradient():
     assert all(weight.grad is None for weight in model.parameters())
 
 
+@pytest.mark.parametrize("batches", [0, 1, 2])
+@pytest.mark.parametrize("mean", [backward, mean_loss])
+def test_a_mean_over_no_target_is_refused(mean, batches):
+    model, parts = Llama(small_config()), [batch(2, 8, ignored=16) for _ in range(batches)]
+    with pytest.raises(ValueError, match="^no target counts, .* give at least one that is not -100$"):
+        mean(NextTokenLoss(model), parts, FP32)
+    assert all(weight.grad is None for weight in model.parameters())
+
+
+def test_a_loss_of_parts_has_one_backward_pass_only():
+    """A second one would scale again what the first has scaled, and a second derivative would be zero."""
+    model, (tokens, targets) = strong_model(), batch(2, 16)
+    loss = NextTokenLoss(model, max_logits=8 * 128)(tokens, targets)
+    (first,) = torch.autograd.grad(loss * loss, [model.norm.weight], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+    loss = NextTokenLoss(model, max_logits=8 * 128)(tokens, targets)
+    (2 * loss).backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 def test_one_batch_can_be_learned_by_heart():
     recipe = Recipe(data=("x",), steps=150, warmup=10, learning_rate=3e-3, vocab_size=128)
     model, one = Llama(small_config()), batch(4, 32)

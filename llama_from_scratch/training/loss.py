@@ -7,10 +7,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ..model import Llama
 
 IGNORE = -100  # a target that does not count: padding, or a part of the text that is not to be learned
+NO_TARGET = f"no target counts, so there is no mean loss; give at least one that is not {IGNORE}"
 
 # Tokens, and the token that follows each. (With _ the sizes of two micro-batches may differ.)
 MicroBatch = tuple[Int[Tensor, "_batch _seq"], Int[Tensor, "_batch _seq"]]
@@ -29,7 +31,7 @@ class NextTokenLoss(nn.Module):
 
     In large vocabularies the logits are far larger than all that the model itself keeps: 128,256 for each of 4 · 4096
     tokens are 8.4 GB in fp32, and their gradient as much again. So they are computed for a part of the tokens at a
-    time, and before the next part their gradient is handed on to what made them: never more than `max_logits` exist.
+    time, and before the next part their gradient is handed on to what made them: about `max_logits` exist at once.
     """
 
     def __init__(self, model: Llama, max_logits: int = 2**28) -> None:
@@ -57,7 +59,8 @@ class _SumOfLosses(torch.autograd.Function):
     """The sum of loss(part, targets) over all parts of x, each of which is forgotten as soon as its gradient is known.
 
     The gradients of x and of the weights are ready after the forward pass: `torch.utils.checkpoint` would need as
-    little memory, but compute all logits a second time. Those of the weights are added up in fp32.
+    little memory, but compute all logits a second time. Those of the weights are added up in fp32. One backward pass
+    only: it scales the gradients where they lie, and they have no gradient of their own.
     """
 
     @staticmethod
@@ -77,6 +80,7 @@ class _SumOfLosses(torch.autograd.Function):
         return total
 
     @staticmethod
+    @once_differentiable
     def backward(context, of_sum):
         return None, None, *(gradient.mul_(of_sum) for gradient in context.saved_tensors)
 
@@ -89,8 +93,13 @@ def backward(
     Each micro-batch's sum is divided by the count of all, so the gradient is that of one big batch even where they
     hold unequally many targets. `precision` is a context for the forward pass, such as torch.autocast. Nothing here
     waits for a GPU: whoever reads the loss does.
+
+    Raises:
+        ValueError: if no target counts. On a GPU, where asking would mean to wait, the loss is NaN instead.
     """
     count = sum((targets != IGNORE).sum() for _, targets in micro_batches)
+    if isinstance(count, int) or (count.device.type == "cpu" and not count):
+        raise ValueError(NO_TARGET)
     losses = []
     for tokens, targets in micro_batches:
         with precision:
@@ -104,10 +113,16 @@ def backward(
 def mean_loss(
     objective: NextTokenLoss, micro_batches: Iterable[MicroBatch], precision: AbstractContextManager
 ) -> float:
-    """The mean loss over all targets of all micro-batches, in nats a token."""
+    """The mean loss over all targets of all micro-batches, in nats a token.
+
+    Raises:
+        ValueError: if no target counts.
+    """
     total, count = 0.0, 0
     for tokens, targets in micro_batches:
         with precision:
             total += float(objective(tokens, targets))
         count += int((targets != IGNORE).sum())
+    if not count:
+        raise ValueError(NO_TARGET)
     return total / count
