@@ -219,6 +219,11 @@ def test_memory_is_counted():
         (["train", "--against", "llama.cpp"], "llama.cpp does not train"),
         (["quality"], "name one with --file"),
         (["decode", "--json", "/no/such/folder/x.json"], "in a folder that does not exist"),
+        (["prefill", "--compile", "step"], "--compile step changes nothing in prefill; leave it out"),
+        (["quality", "--file", "README.md", "--against", "transformers"], "--against changes nothing in quality"),
+        (["load", "--quantise", "int8"], "--quantise changes nothing in load; leave it out"),
+        (["load", "--dtype", "bfloat16"], "--dtype changes nothing in load; leave it out"),
+        (["decode", "--model", "Folio-5M", "--prompt", "200"], "272, more than the context of Folio-5M, 256; lower"),
         (["guess"], "invalid choice: 'guess'"),
         (["decode", "--model", "nope"], "there is no model 'nope'"),
     ],
@@ -231,6 +236,23 @@ def test_mistakes(capsys, arguments, message):
     shown = capsys.readouterr()
     assert code == 2 and shown.out == ""
     assert shown.err.startswith("error: ") and shown.err.count("\n") == 1 and message in shown.err
+
+
+def test_what_is_measured_is_named(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "ceilings", lambda *_: {"copy, bytes/s": 1e9, "matrix product in float32, FLOP/s": 1e9})
+    file = tmp_path / "x.json"
+    monkeypatch.setattr(sys, "argv", ["lfs", "bench", "decode", f"--json={file}"])
+    few = ["--prompt", "4", "--tokens", "2", "--rounds", "1"]
+    assert main(["bench", "decode", "--model", "Folio-5M", *few, f"--json={file}"]) == 0
+    result = json.loads(file.read_text())
+    assert result["setting"]["model"] == "Folio-5M" and result["card"]["parameters"] == 5_475_584
+    assert result["machine"]["command"] == "python -m llama_from_scratch bench decode"
+    shown = capsys.readouterr().out
+    assert shown.index("card") < shown.index("\ndecode\n") and "Folio-5M" in shown
+    text = tmp_path / "long.txt"
+    text.write_text("And so it was, and so it is. " * 60)
+    assert main(["bench", "quality", "--model", "Folio-5M", "--file", str(text)]) == 0
+    assert f"Only the first 256 tokens of {text} are read: the context of Folio-5M." in capsys.readouterr().err
 
 
 def test_help_teaches_by_example(capsys):

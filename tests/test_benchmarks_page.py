@@ -44,6 +44,16 @@ def test_ratios_are_of_the_rows_that_they_name(folder):
     assert "| waits |" in lines["| H100 decode, 1B bf16, share of copy bandwidth"]
 
 
+def test_a_contestant_that_was_not_there_waits(folder):
+    ways = {"fused, int4, compiled step": 1.0, "fused, compiled step": 2.0, "transformers": 3.0}
+    (folder / "cpu-decode-step.json").write_text(json.dumps(result(ways)))
+    page = benchmarks.page()
+    assert "against transformers eager fp32 | 4 | 3.00 | no | 3.00 to 3.00 | fused, int4, compiled step |" in page
+    assert "against llama.cpp, same file | 0.8 | waits |" in page
+    (folder / "cpu-prefill.json").write_text(json.dumps(result(ways)))
+    assert "| CPU prefill in fp32, against transformers | 1.5 | 1.50 | yes |" in benchmarks.page()
+
+
 def test_batch_by_context(folder):
     (folder / "gpu-decode-8b-batch8-context1024.json").write_text(json.dumps(result({benchmarks.BF16: 0.01}, batch=8)))
     table = [line for line in benchmarks.page().splitlines() if line.startswith(("| 1024 ", "| 8192 ", "| 65536 "))]

@@ -93,6 +93,7 @@ def test_a_padded_batch_penalties_and_draws(model):
     plain = Decoder(prepare(model), 3, 128)
     assert drawn == plain.generate_batch(prompts, 24, Sampling(temperature=1.0, seed=3))
     assert drawn != decoder.generate_batch(prompts, 24, Sampling(temperature=1.0, seed=4))
+    assert len(decoder._step.recordings) == 3  # greedy, with a penalty, drawn: no seed has one of its own
 
 
 def test_without_cuda_it_is_refused(model):

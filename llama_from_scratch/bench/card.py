@@ -33,6 +33,7 @@ def machine(device: torch.device) -> dict[str, str | int]:
     if "--json" in arguments:  # where the result is written is no part of how it came about
         at = arguments.index("--json")
         arguments = arguments[:at] + arguments[at + 2 :]
+    arguments = [argument for argument in arguments if not argument.startswith("--json=")]
     found: dict[str, str | int] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(["python -m llama_from_scratch", *arguments]),

@@ -18,7 +18,7 @@ from ..model import Llama
 
 @runtime_checkable
 class Contestant(Protocol):
-    """Greedy, without a tokenizer, without a check of the input and without stops: only the work itself."""
+    """Greedy, without a tokenizer and without stops: only the work itself."""
 
     def prefill(self) -> None:
         """Forget everything and read the prompt, up to the token that comes after it."""

@@ -12,7 +12,7 @@ from .contestants import Contestant
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of one contestant: for each round, the median of its runs."""
+    """Seconds of one contestant: for each round, the median of its runs; on a GPU, which is not stopped, their mean."""
 
     rounds: tuple[float, ...]
 

@@ -29,6 +29,7 @@ from .contestants import (
 from .measure import Times, decode_seconds, forget_peak, in_turns, peak_memory, prefill_seconds
 from .quality import compare, next_token_logits
 
+SPARE = 8  # places in a cache, for steps that do not count
 Peer = str  # "transformers" or "llama.cpp"
 Show = Callable[[dict], None]  # is given, before the measurement begins, what is known by then
 
@@ -59,6 +60,7 @@ class Setting:
     n_tokens: int
     rounds: int
     clock: Clock = "wall"
+    name: str = ""  # of the model
 
     @property
     def device(self) -> torch.device:
@@ -97,14 +99,15 @@ def cost_card(setting: Setting, model: Llama, measured: dict[str, float]) -> dic
 
 def contestants(setting: Setting, ways: Sequence[Way], peers: Sequence[Peer]) -> dict[str, Contestant]:
     """By name. Weights are shared wherever they are the same."""
-    capacity = setting.prompt.shape[1] + setting.n_tokens + 8
+    capacity = setting.prompt.shape[1] + setting.n_tokens + SPARE
     found: dict[str, Contestant] = {}
     prepared: dict[tuple, Llama] = {}
     for way in ways:
         if way == Way():
             found[way.name] = Plain(setting.model, setting.prompt, capacity)
         else:
-            kind = way.fuse, way.quantise, way.compile == "blocks"  # which changes a model in place
+            in_place = way.compile if way.compile != "step" else None  # which changes the model that it is given
+            kind = way.fuse, way.quantise, in_place
             if kind not in prepared:
                 prepared[kind] = prepare(setting.model, fuse=way.fuse, quantise=way.quantise)
             found[way.name] = Fast(prepared[kind], setting.prompt, capacity, way.compile)
@@ -223,6 +226,7 @@ def _head(what: str, setting: Setting, card: dict) -> dict:
         "what": what,
         "machine": machine(setting.device),
         "setting": {
+            "model": setting.name,
             "batch": batch,
             "prompt tokens": seq,
             "new tokens": setting.n_tokens if what == "decode" else 0,

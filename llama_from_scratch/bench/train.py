@@ -81,7 +81,13 @@ def train(
         "weights, gradients and optimizer, bytes": 16 * n_params,
         "logits of the batch in fp32, bytes": 4 * count * model.config.vocab_size,
     }
-    size = {"batch": tokens.shape[0], "sequence": tokens.shape[1], "rounds": setting.rounds, "clock": setting.clock}
+    size = {
+        "model": setting.name,
+        "batch": tokens.shape[0],
+        "sequence": tokens.shape[1],
+        "rounds": setting.rounds,
+        "clock": setting.clock,
+    }
     head = {"what": "train", "machine": machine(device), "setting": size, "card": card | measured}
     show(head)
     makers = {name_of(way): partial(own_step, model, way, device) for way in ways}

@@ -7,15 +7,16 @@ from pathlib import Path
 import torch
 
 from ..bench import runs
-from ..bench.runs import Setting, Way
+from ..bench.runs import SPARE, Setting, Way
 from ..bench.train import ON_A_CPU, SWITCHES, USUAL, one_after_the_other, train
-from ..checkpoint import EMBEDDED, resolve
+from ..checkpoint import resolve
+from ..checkpoint.embedded import FOLIO
 from ..config import PRESETS, LlamaConfig
 from ..fast.compile import check_compiler
 from ..model import Llama
 from ..tokenizer import load_tokenizer
 from . import options
-from .terminal import loading, write
+from .terminal import loading, note, write
 
 EXAMPLES = """examples:
   one token after the other: plain, and with everything switched on:
@@ -121,6 +122,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise ValueError("--clock cpu adds up all threads, and sees no GPU; it needs --threads 1, on the CPU")
     if arguments.what == "quality" and not arguments.file:
         raise ValueError("quality is judged on a text; name one with --file")
+    _refuse_what_changes_nothing(arguments)
     if arguments.json and not Path(arguments.json).absolute().parent.is_dir():
         raise ValueError(f"--json is {arguments.json}, in a folder that does not exist; make it first")
     each = EACH_ON_GPU if arguments.device.startswith("cuda") else EACH
@@ -128,13 +130,34 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.what in ("prefill", "quality"):  # how decoding is compiled changes nothing there
         on_cpu = arguments.what == "prefill" and arguments.device == "cpu"  # where prompts are compiled by blocks
         helps = (None, "blocks") if on_cpu else (None,)
-        ways = [way for way in ways if way.compile in helps] or [Way(arguments.fuse, arguments.quantise)]
+        ways = [way for way in ways if way.compile in helps]
+        if not ways:
+            raise ValueError(f"--compile {arguments.compile} changes nothing in {arguments.what}; leave it out")
     result = _measure(arguments, ways)
     write(result_text(result))
     if arguments.json:
         part = Path(f"{arguments.json}.part")  # never half a file under the name asked for
         part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         part.replace(arguments.json)
+
+
+def _refuse_what_changes_nothing(arguments: argparse.Namespace) -> None:
+    unused = {
+        "quality": {"--batch": arguments.batch != 1, "--against": bool(arguments.against)},
+        "load": {
+            "--fuse": arguments.fuse,
+            "--quantise": arguments.quantise,
+            "--compile": arguments.compile,
+            "--each": arguments.each,
+            "--batch": arguments.batch != 1,
+            "--prompt": arguments.prompt,
+            "--device": arguments.device != "cpu",
+            "--dtype": arguments.dtype != "float32",
+        },
+    }
+    for name, is_given in unused.get(arguments.what, {}).items():
+        if is_given:
+            raise ValueError(f"{name} changes nothing in {arguments.what}; leave it out")
 
 
 def _measure(arguments: argparse.Namespace, ways: list[Way]) -> dict:
@@ -145,8 +168,16 @@ def _measure(arguments: argparse.Namespace, ways: list[Way]) -> dict:
         )
     model = _model(arguments)
     prompt = _prompt(arguments, model)
-    file = None if arguments.model in PRESETS else resolve(arguments.model)
-    setting = Setting(model, file, prompt, arguments.tokens, arguments.rounds, arguments.clock)
+    random = _is_random(arguments.model)
+    file, name = None if random else resolve(arguments.model), arguments.model + random * ", random weights"
+    n_tokens = arguments.tokens if arguments.what == "decode" else 1
+    setting = Setting(model, file, prompt, n_tokens, arguments.rounds, arguments.clock, name)
+    needed = prompt.shape[1] + n_tokens + SPARE
+    if arguments.what in ("decode", "prefill") and needed > model.config.max_seq_len:
+        raise ValueError(
+            f"a prompt of {prompt.shape[1]} tokens, {n_tokens} new ones and {SPARE} to warm up are {needed}, more than "
+            f"the context of {arguments.model}, {model.config.max_seq_len}; lower --prompt or --tokens"
+        )
     if arguments.what == "quality":
         return runs.quality(setting, ways, show_head)
     if arguments.what == "train":
@@ -161,7 +192,7 @@ def _measure(arguments: argparse.Namespace, ways: list[Way]) -> dict:
 
 def _model(arguments: argparse.Namespace) -> Llama:
     device, dtype = options.device(arguments.device), getattr(torch, arguments.dtype)
-    if arguments.model in PRESETS and arguments.model != EMBEDDED:
+    if _is_random(arguments.model):
         with torch.device(device):
             torch.set_default_dtype(dtype)
             try:
@@ -170,6 +201,11 @@ def _model(arguments: argparse.Namespace) -> Llama:
                 torch.set_default_dtype(torch.float32)
     with loading(arguments.model):
         return Llama.from_pretrained(arguments.model, dtype=dtype, device=device)
+
+
+def _is_random(name: str) -> bool:
+    """Whether only the shape of a model is known here; what a chip does with its weights does not depend on them."""
+    return name in PRESETS and name != FOLIO
 
 
 def _prompt(arguments: argparse.Namespace, model: Llama) -> torch.Tensor:
@@ -183,7 +219,9 @@ def _prompt(arguments: argparse.Namespace, model: Llama) -> torch.Tensor:
         if len(ids) < wanted:
             raise ValueError(f"{arguments.file} has {len(ids)} tokens and {wanted} are needed; lower --prompt")
         ids = ids[:wanted]
-    ids = ids[: model.config.max_seq_len]
+    if len(ids) > model.config.max_seq_len:
+        ids = ids[: model.config.max_seq_len]
+        note(f"Only the first {len(ids)} tokens of {arguments.file} are read: the context of {arguments.model}.")
     return torch.tensor([ids] * arguments.batch, device=model.embedding.weight.device)
 
 
