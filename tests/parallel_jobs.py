@@ -13,6 +13,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from llama_from_scratch.parallel import apply, ranks
 from llama_from_scratch.parallel.plan import AXES, PLAN
 from llama_from_scratch.plots.sharding import pieces
 from llama_from_scratch.training import Recipe, Routine, begin, fresh_state, reopen, take_step, train
+from llama_from_scratch.training.faster import recompute_blocks
 from llama_from_scratch.training.log import read_log
 from llama_from_scratch.training.loss import IGNORE, NextTokenLoss, backward, mean_loss
 from llama_from_scratch.training.optimizer import adamw
@@ -141,6 +143,36 @@ def compare_all(shape: tuple[int, int]) -> dict[str, dict]:
     return found
 
 
+def compare_recomputed(shape: tuple[int, int]) -> dict[str, object]:
+    """In bfloat16: how far from one process, and whether computing each block twice changes a bit of it."""
+    mesh = dist.init_device_mesh("cpu", shape, mesh_dim_names=AXES)
+    one, many = model_of({}), model_of({})
+    expected, objective, batches = NextTokenLoss(one), NextTokenLoss(many), micro_batches(rows=12)
+    apply.parallelise(many, mesh)
+    apply.share_batch(objective, mesh, IGNORE)
+    calls = []
+    many.blocks[0].ffn_norm.register_forward_hook(lambda *_: calls.append(1))
+
+    def gradients(objective: NextTokenLoss) -> tuple[float, dict[str, torch.Tensor]]:
+        objective.zero_grad()
+        recipe = replace(RECIPE, precision="bfloat16")
+        loss = float(backward(objective, batches, recipe.autocast(torch.device("cpu"))))
+        parts = {name: weight.grad for name, weight in objective.named_parameters()}
+        return loss, {name: p.full_tensor() if isinstance(p, DTensor) else p.clone() for name, p in parts.items()}
+
+    in_fp32 = float(backward(expected, batches, FP32))
+    (one_loss, one_found), (once_loss, once), calls_once = gradients(expected), gradients(objective), len(calls)
+    recompute_blocks(many)
+    loss, found = gradients(objective)
+    return {
+        "loss": abs(loss / one_loss - 1),
+        "gradients": max(distance(found[name], one_found[name]) for name in one_found),
+        "loss in fp32": abs(loss / in_fp32 - 1),
+        "same bits": loss == once_loss and all(torch.equal(found[name], once[name]) for name in once),
+        "calls": [calls_once, len(calls) - calls_once],
+    }
+
+
 def compare_mutants(shape: tuple[int, int]) -> dict[str, dict]:
     return {name: compare(MODELS["tied"], shape, mutated(*change)) for name, change in MUTATIONS.items()}
 
@@ -224,6 +256,7 @@ def main(folder: Path) -> None:
         results[name] = fork(shape[0] * shape[1], folder, compare_all, shape)
     for shape in ((4, 1), (2, 2)):
         results[f"plan {shape}"] = fork(4, folder, plan, shape)
+    results["recomputed"] = fork(2, folder, compare_recomputed, (2, 1))
     results["mutants"] = fork(4, folder, compare_mutants, (2, 2))
 
     text = folder / "text.txt"

@@ -69,6 +69,14 @@ def test_each_known_bug_shows(mutation, jobs):
     assert max(value / TOLERANCE[name] for name, value in found.items()) > 100
 
 
+def test_bfloat16_and_recomputing_under_fsdp(jobs):
+    """Rows are summed up in another order, and bfloat16 rounds to parts of 2^-8: so that much of a gradient."""
+    found = jobs["recomputed"]
+    assert found["loss"] < 1e-5 < found["loss in fp32"]  # it was bfloat16
+    assert found["gradients"] < 2**-7
+    assert found["same bits"] and found["calls"] == [2, 4]  # of a block, for two micro-batches
+
+
 @pytest.mark.parametrize("mesh", [(4, 1), (2, 2)])
 def test_each_rank_has_the_part_that_the_drawing_of_the_plan_shows(mesh, jobs):
     assert jobs[f"plan {mesh}"] == dict.fromkeys(PLAN, True)
@@ -164,6 +172,18 @@ def test_what_all_processes_refuse_is_said_once(text, tmp_path):
     ours = [line for line in errors.splitlines() if line.startswith("error: ")]
     assert len(ours) == 1 and ours[0].startswith("error: --tensor-parallel 2 cannot share out 1 key/value heads evenly")
     assert not out.exists()
+
+
+def test_what_the_first_process_alone_refuses_is_said_once(text, tmp_path):
+    """The other waits for it, and only learns that it is gone."""
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "run.json").write_text("{}")
+    job = start([*TORCHRUN, "train", text, "--out", str(out), *SIZE])
+    _, errors = job.communicate(timeout=120)
+    assert job.returncode != 0
+    ours = [line for line in errors.splitlines() if line.startswith("error:")]
+    assert ours == [f"error: {out} already holds a run; give --resume to go on with it, or another folder"]
 
 
 def test_one_process_has_nobody_to_share_with(text, tmp_path, capsys):
