@@ -221,6 +221,21 @@ def test_a_second_run_in_the_same_folder(text, out, capsys):
     assert "--dim is 32, and the run in" in capsys.readouterr().err
 
 
+def test_two_processes_cannot_begin_the_same_run(text, out, capsys):
+    """The second must not clear away what the first is writing as if that had been killed."""
+    writing = Path(out).parent / ".unfinished-x" / Path(out).name
+    writing.mkdir(parents=True)
+    command = ["train", text, "--out", out, "--steps", "1", *SIZE]
+    with FileLock(Path(out).parent / f".{Path(out).name}.lock"):
+        assert main(command) == 2
+    assert capsys.readouterr().err == (
+        f"error: another process is beginning a run in {out} now; wait until it has, or give another --out\n"
+    )
+    assert writing.exists()
+    assert main(command) == 0
+    assert [path.name for path in Path(out).parent.iterdir()] == [Path(out).name]
+
+
 def test_two_processes_cannot_train_the_same_run(text, out, capsys):
     process = subprocess.Popen(
         [*COMMAND, "train", text, "--out", out, "--steps", "100000", *SIZE], stdout=subprocess.DEVNULL

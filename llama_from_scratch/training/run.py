@@ -8,14 +8,17 @@ saves/       step-00000500/ …, each a model that any program can load, and bes
 """
 
 import json
+import os
 import platform
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import safetensors
 import torch
+from filelock import FileLock, Timeout
 
 from ..checkpoint import CheckpointError, load_config
 from ..checkpoint.files import reason, strict_json
@@ -54,7 +57,8 @@ def begin(folder: Path, recipe: Recipe, progress: Progress | None = None) -> Run
     """Make a run folder: read the texts, learn the tokenizer or load it, encode. The folder appears once all is there.
 
     Raises:
-        ValueError: if the folder is taken, or for texts that cannot be used.
+        ValueError: if the folder is taken, by another process that begins a run there too, or for texts that cannot be
+            used.
     """
     if (folder / "run.json").exists():
         raise ValueError(f"{folder} already holds a run; give --resume to go on with it, or another folder")
@@ -71,8 +75,7 @@ def begin(folder: Path, recipe: Recipe, progress: Progress | None = None) -> Run
     report = progress and (lambda n: progress("encoding the texts", n, total))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(folder.parent, folder.name)
-        with written_whole(folder) as unfinished:
+        with _alone(folder), written_whole(folder) as unfinished:
             unfinished.mkdir()
             (unfinished / "tokenizer").mkdir()
             tokenizer.save(unfinished / "tokenizer")
@@ -87,6 +90,25 @@ def begin(folder: Path, recipe: Recipe, progress: Progress | None = None) -> Run
     except OSError as error:
         raise OSError(f"{folder} cannot be written ({reason(error)}); make room, or give another --out") from None
     return Run(folder, recipe)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Clears away what a process that was killed left here; another that is still at it would lose its files."""
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"another process is beginning a run in {folder} now; wait until it has, or give another --out"
+        ) from None
+    try:
+        remove_unfinished(folder.parent, folder.name)
+        yield
+    finally:
+        with suppress(OSError):  # Windows keeps what is open
+            os.unlink(lock.lock_file)  # while it is still ours
+        lock.release()
 
 
 def reopen(folder: Path) -> Run:
