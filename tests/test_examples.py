@@ -20,6 +20,7 @@ from llama_from_scratch.cli.main import EXAMPLES, PROGRAM, main
 
 COMMANDS = ("generate", "chat", "evaluate", "train", "convert", "inspect", "bench")  # the order of the help
 SMALL = "--vocab-size 300 --dim 16 --layers 1 --heads 4 --kv-heads 2 --ffn-dim 24 --context 32 --batch-size 2"
+TORCHRUN = re.compile(r" +torchrun --nproc-per-node \d+ -m llama_from_scratch ")
 SHORTER = {
     "generate": "--max-new-tokens 4",
     "chat": "--max-new-tokens 4",
@@ -127,12 +128,14 @@ def test_examples_parse_and_are_explained(command: str, capsys) -> None:
     title = None
     for line in text.partition("\n\n")[0].splitlines()[1:]:
         if line.startswith("    "):
-            assert title and "PROGRAM" in line
+            assert title and ("PROGRAM" in line or TORCHRUN.match(line))
         else:
             title = line
             assert re.fullmatch(r"  \S.*:(?: …)?|  … .*:|  .* …", line), f"{line!r} should end in a colon"
     for example in of(command):
         parser().parse_args(shlex.split(example.partition(f"{PROGRAM} ")[2]))
+    for line in filter(TORCHRUN.match, text.splitlines()):  # test_parallel.py runs such commands
+        parser().parse_args(shlex.split(TORCHRUN.sub("", line)))
 
 
 def test_help_shows_every_command_in_one_order(capsys) -> None:

@@ -39,7 +39,7 @@ EXAMPLES = """examples:
     PROGRAM train --out runs/wsd --resume --steps 5000
   four processes, each on a GPU of its own, that share the model and the batch (for CPUs, leave --device out):
     torchrun --nproc-per-node 4 -m llama_from_scratch train my-texts/ --out runs/four --device cuda
-  … and two of them to each product: for a model too large for one, or a batch too small for four
+  … and two of them to each product, for a model too large for one or a batch too small for four:
     torchrun --nproc-per-node 4 -m llama_from_scratch train my-texts/ --out runs/grid --tensor-parallel 2"""
 
 GROUPS = {
