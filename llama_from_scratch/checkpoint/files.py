@@ -79,7 +79,10 @@ def replacing(folder: Path, overwrite: bool, with_tokenizer: bool) -> Iterator[P
     try:
         folder = _place(name)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(folder, name):
+        refusal = CheckpointError(
+            f"another program is saving to {name} now; wait until it has finished, or choose another folder"
+        )
+        with alone(folder.with_name(f".{folder.name}.lock"), refusal):
             # Siblings: on the same disk, so that renaming is one step.
             staging, aside = folder.with_name(f".{folder.name}.saving"), folder.with_name(f".{folder.name}.old")
             if aside.exists() and not folder.exists():  # killed between the two renames of `_exchange`
@@ -134,15 +137,16 @@ def _place(name: Path) -> Path:
 
 
 @contextmanager
-def _alone(folder: Path, name: Path) -> Iterator[None]:
-    """Two programs that save to one folder would mix their files. The system lifts the lock when a program dies."""
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0)
+def alone(file: Path, refusal: Exception) -> Iterator[None]:
+    """Hold the lock that is called `file`: two programs that write to one folder would mix their files.
+
+    The system lifts the lock when a program dies. Raises `refusal` if another program has it.
+    """
+    lock = FileLock(file, timeout=0)
     try:
         lock.acquire()
     except Timeout:
-        raise CheckpointError(
-            f"another program is saving to {name} now; wait until it has finished, or choose another folder"
-        ) from None
+        raise refusal from None
     try:
         yield
     finally:

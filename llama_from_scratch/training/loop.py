@@ -2,16 +2,15 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from math import isfinite
 
 import torch
-from filelock import FileLock, Timeout  # torch brings it along
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from ..checkpoint.files import reason
+from ..checkpoint.files import alone, reason
 from ..checkpoint.stored import whole
 from ..generation import Sampling, generate
 from ..model import Llama
@@ -158,7 +157,8 @@ def train(
 
     with ExitStack() as stack:
         if ranks.first():
-            stack.enter_context(_alone(run))
+            refusal = ValueError(f"{run.folder} is being trained by another process; wait for it, or stop it first")
+            stack.enter_context(alone(run.folder / ".lock", refusal))
         ranks.wait()  # none reads a save before the run is known to be ours
         length, log = restore(run, state), None
         if ranks.first():
@@ -211,17 +211,3 @@ def _store_recipe(run: Run) -> None:
         raise OSError(
             f"{run.folder / 'run.json'} cannot be written ({reason(error)}); make room, then give --resume"
         ) from None
-
-
-@contextmanager
-def _alone(run: Run) -> Iterator[None]:
-    """Two processes that write into one run would destroy it. The system lifts the lock when a process dies."""
-    lock = FileLock(run.folder / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise ValueError(f"{run.folder} is being trained by another process; wait for it, or stop it first") from None
-    try:
-        yield
-    finally:
-        lock.release()

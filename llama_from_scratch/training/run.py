@@ -8,20 +8,17 @@ saves/       step-00000500/ …, each a model that any program can load, and bes
 """
 
 import json
-import os
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import safetensors
 import torch
-from filelock import FileLock, Timeout
 
 from ..checkpoint import CheckpointError, load_config
-from ..checkpoint.files import reason, strict_json
+from ..checkpoint.files import alone, reason, strict_json
 from ..checkpoint.run_folder import saves_in
 from ..tokenizer import Tokenizer, load_tokenizer, train_bpe
 from .batches import Batches
@@ -75,40 +72,26 @@ def begin(folder: Path, recipe: Recipe, progress: Progress | None = None) -> Run
     report = progress and (lambda n: progress("encoding the texts", n, total))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(folder), written_whole(folder) as unfinished:
-            unfinished.mkdir()
-            (unfinished / "tokenizer").mkdir()
-            tokenizer.save(unfinished / "tokenizer")
-            write_tokens(unfinished / "data", {"train": train, "held_out": held_out}, tokenizer, report)
-            tokens, rest = (read_tokens(unfinished / "data", part) for part in PARTS)
-            Batches(tokens, recipe.context, recipe.batch_size, recipe.seed)  # says so if there are too few
-            if len(rest) < 2:
-                raise ValueError("the texts are too short to hold out a twentieth of them; give more text")
-            write_recipe(unfinished, recipe)
-            (unfinished / "saves").mkdir()
-            (unfinished / "log.jsonl").touch()
+        refusal = ValueError(
+            f"another process is beginning a run in {folder} now; wait until it has, or give another --out"
+        )
+        with alone(folder.with_name(f".{folder.name}.lock"), refusal):
+            remove_unfinished(folder.parent, folder.name)  # of a process that was killed
+            with written_whole(folder) as unfinished:
+                unfinished.mkdir()
+                (unfinished / "tokenizer").mkdir()
+                tokenizer.save(unfinished / "tokenizer")
+                write_tokens(unfinished / "data", {"train": train, "held_out": held_out}, tokenizer, report)
+                tokens, rest = (read_tokens(unfinished / "data", part) for part in PARTS)
+                Batches(tokens, recipe.context, recipe.batch_size, recipe.seed)  # says so if there are too few
+                if len(rest) < 2:
+                    raise ValueError("the texts are too short to hold out a twentieth of them; give more text")
+                write_recipe(unfinished, recipe)
+                (unfinished / "saves").mkdir()
+                (unfinished / "log.jsonl").touch()
     except OSError as error:
         raise OSError(f"{folder} cannot be written ({reason(error)}); make room, or give another --out") from None
     return Run(folder, recipe)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Clears away what a process that was killed left here; another that is still at it would lose its files."""
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise ValueError(
-            f"another process is beginning a run in {folder} now; wait until it has, or give another --out"
-        ) from None
-    try:
-        remove_unfinished(folder.parent, folder.name)
-        yield
-    finally:
-        with suppress(OSError):  # Windows keeps what is open
-            os.unlink(lock.lock_file)  # while it is still ours
-        lock.release()
 
 
 def reopen(folder: Path) -> Run:
