@@ -1,15 +1,12 @@
 """The decoder writes what `generate` writes: eager and compiled, alone and in a batch, padded, stopped, drawn."""
 
 import copy
-import json
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from programs import result_of
 
 from llama_from_scratch import Llama, LlamaConfig, RopeScaling
 from llama_from_scratch.fast import Decoder, FixedCache, prepare
@@ -50,10 +47,7 @@ def test_it_stops_and_starts_anew(model):
 @pytest.fixture(scope="module")
 def compiled():
     """What tests/compiled_decoder.py found: in a process without run-time checks of types, which cannot be compiled."""
-    script = Path(__file__).parent / "compiled_decoder.py"
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=1500)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return result_of("compiled_decoder.py")
 
 
 @pytest.mark.parametrize("scope", ["blocks", "step"])

@@ -3,7 +3,6 @@
 Never run on GPUs: what depends on nccl is not tested here.
 """
 
-import json
 import os
 import re
 import shlex
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from parallel_jobs import MESHES, MODELS, MUTATIONS
+from programs import result_of
 
 from llama_from_scratch import PRESETS
 from llama_from_scratch.checkpoint.run_folder import saves_in
@@ -32,16 +32,7 @@ SIZE = "--vocab-size 300 --dim 16 --layers 1 --heads 4 --kv-heads 2 --ffn-dim 24
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory):
     """The program of parallel_jobs.py, run once for all tests of this file."""
-    folder = tmp_path_factory.mktemp("jobs")
-    done = subprocess.run(
-        [sys.executable, Path(__file__).parent / "parallel_jobs.py", folder],
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=1200,
-        check=True,
-        env=ENVIRONMENT,
-    )
-    return json.loads(done.stdout)
+    return result_of("parallel_jobs.py", tmp_path_factory.mktemp("jobs"))
 
 
 # --- the same numbers ----------------------------------------------------------------------------------------------

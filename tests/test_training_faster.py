@@ -1,14 +1,11 @@
 """Training faster or in less memory is the same training: compiled, recomputed, and with the logits in parts."""
 
 import contextlib
-import json
-import subprocess
-import sys
 from itertools import accumulate
-from pathlib import Path
 
 import pytest
 import torch
+from programs import result_of
 from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import ProfilerActivity, profile
 
@@ -23,10 +20,7 @@ TOLERANCE = {"float32": 1e-5, "bfloat16": 5e-3}
 @pytest.fixture(scope="module")
 def found():
     """What tests/compiled_training.py found, without run-time checks of types, which cannot be compiled."""
-    script = Path(__file__).parent / "compiled_training.py"
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=1500)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return result_of("compiled_training.py")
 
 
 @pytest.mark.parametrize("precision", TOLERANCE)

@@ -1,28 +1,14 @@
 """Training that is killed, again and again, ends bit for bit as if it never had been; and each known bug shows."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from programs import result_of
 from training_lives import MUTATIONS
 
 
 @pytest.fixture(scope="module")
 def lives(tmp_path_factory):
     """The program of training_lives.py, run once for all tests of this file."""
-    folder = tmp_path_factory.mktemp("lives")
-    done = subprocess.run(
-        [sys.executable, Path(__file__).parent / "training_lives.py", folder],
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=900,
-        check=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    return json.loads(done.stdout)
+    return result_of("training_lives.py", tmp_path_factory.mktemp("lives"))
 
 
 def differences(one: dict, other: dict) -> set[str]:
