@@ -10,7 +10,7 @@ from .config import LlamaConfig
 from .rope import rotate
 
 
-def causal_mask(slots: Int[Tensor, "seq"], n_keys: int) -> Bool[Tensor, "seq keys"]:
+def causal_mask(slots: Int[Tensor, " seq"], n_keys: int) -> Bool[Tensor, "seq keys"]:
     """True where a query may look: the token in slot s sees the keys in slots 0 … s.
 
     `slots` counts from the start of the cache, so a mask for new tokens behind cached ones comes out right.

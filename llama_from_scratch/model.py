@@ -102,21 +102,26 @@ class Llama(nn.Module):
         if real is not None:
             mask = mask & real[:, None, None, :]
             positions = (real.cumsum(dim=-1) - 1).clamp(min=0)[:, start:]
-        return self.run_blocks(tokens, positions, mask, cache)
+        return self.norm(self.run_blocks(self.embedding(tokens), positions, mask, cache))
 
     def run_blocks(
         self,
-        tokens: Int[Tensor, "batch seq"],
+        x: Float[Tensor, "batch seq dim"],
         positions: Int[Tensor, "batch seq"],
-        mask: Bool[Tensor, "... seq keys"] | None,
+        mask: Bool[Tensor, "... seq keys"] | None = None,
         cache: KVCache | None = None,
+        stop: int | None = None,
     ) -> Float[Tensor, "batch seq dim"]:
-        """`hidden` with positions and mask given (None: as in `Attention`); nothing is checked."""
+        """The residual stream after the blocks 0 to `stop` - 1, or after all of them, before the last norm.
+
+        x: embedded tokens, or any other vectors. mask: None as in `Attention`. Nothing is checked.
+        """
         cos, sin = self.rope(positions)
-        x = self.embedding(tokens)
         for i, block in enumerate(self.blocks):
+            if i == stop:
+                break
             x = block(x, cos, sin, mask, cache.layers[i] if cache is not None else None)
-        return self.norm(x)
+        return x
 
     def logits(self, x: Float[Tensor, "... dim"]) -> Float[Tensor, "... vocab"]:
         """The output projection of what `hidden` gives."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .config import LlamaConfig, RopeScaling
 
 
-def rope_frequencies(head_dim: int, theta: float, factor: float = 1.0) -> Float[Tensor, "half"]:
+def rope_frequencies(head_dim: int, theta: float, factor: float = 1.0) -> Float[Tensor, " half"]:
     """Radians per token of each pair: f_i = theta^(-2i / head_dim) / factor, i = 0 … head_dim/2 - 1; fp32, on the CPU.
 
     Source: Su et al., RoFormer, 2021, arXiv 2104.09864, section 3.2.2 (theta is 10000 there).
@@ -19,7 +19,7 @@ def rope_frequencies(head_dim: int, theta: float, factor: float = 1.0) -> Float[
 
 def scaled_frequencies(
     head_dim: int, theta: float, scaling: RopeScaling | None, length: int = 0
-) -> tuple[Float[Tensor, "half"], float]:
+) -> tuple[Float[Tensor, " half"], float]:
     """Frequencies after context extension, and the factor that multiplies cos and sin (1 except for YaRN).
 
     `length`, the positions in use (in tokens), matters to dynamic NTK only.

@@ -10,6 +10,7 @@ import torch
 from hypothesis import settings
 from jaxtyping import config as jaxtyping_config
 from jaxtyping import install_import_hook
+from places import DATA
 
 # From here on every call of the package in this process checks the shapes and types in its signatures.
 # It works on import, so it has to come before the first one.
@@ -17,7 +18,7 @@ install_import_hook("llama_from_scratch", "beartype.beartype")
 pytest.register_assert_rewrite("reference")
 
 from llama_from_scratch import Llama  # noqa: E402
-from llama_from_scratch.checkpoint.embedded import EMBEDDED, embedded_path  # noqa: E402
+from llama_from_scratch.files.embedded import EMBEDDED, embedded_path  # noqa: E402
 
 if "OMP_NUM_THREADS" not in os.environ:  # the workers of pytest-xdist share the cores
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
@@ -87,4 +88,4 @@ def fixed_ids() -> list[int]:
 
 
 def _fixed_text() -> dict:
-    return json.loads((Path(__file__).parent / "data" / "fixed_text.json").read_text(encoding="utf-8"))
+    return json.loads((DATA / "fixed_text.json").read_text(encoding="utf-8"))

@@ -2,18 +2,22 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from types import ModuleType
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from ..cache import KVCache
-from ..checkpoint.huggingface_config import config_to_json
+from ..checkpoint.huggingface.config import config_to_json
 from ..checkpoint.names import TO_HUGGING_FACE, translate
 from ..fast import Decoder
 from ..fast.compile import Scope
 from ..model import Llama
+
+if TYPE_CHECKING:
+    import transformers
 
 
 @runtime_checkable
@@ -141,7 +145,7 @@ def transformers_twin(model: Llama) -> "transformers.LlamaForCausalLM":
     return twin.eval()
 
 
-def import_transformers() -> "module":
+def import_transformers() -> ModuleType:
     try:
         import transformers
     except ImportError:
@@ -149,7 +153,7 @@ def import_transformers() -> "module":
     return transformers
 
 
-def llama_cpp() -> "module":
+def llama_cpp() -> ModuleType:
     try:
         import llama_cpp
     except ImportError:

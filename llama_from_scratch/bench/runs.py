@@ -13,19 +13,11 @@ from ..checkpoint import describe, load_model
 from ..cost import cache_bytes_per_token, forward_flops, parameters
 from ..fast import prepare
 from ..fast.compile import Scope
-from ..fast.quantise import Bits
+from ..fast.quantised import Bits
 from ..model import Llama
 from .card import bytes_read, machine
 from .ceilings import Clock, copy_bandwidth, matmul_rate, timed
-from .contestants import (
-    Contestant,
-    Fast,
-    LlamaCpp,
-    Plain,
-    Transformers,
-    import_transformers,
-    llama_cpp,
-)
+from .contestants import Contestant, Fast, LlamaCpp, Plain, Transformers, import_transformers, llama_cpp
 from .measure import Times, decode_seconds, forget_peak, in_turns, peak_memory, prefill_seconds
 from .quality import compare, next_token_logits
 

@@ -20,26 +20,21 @@ from pathlib import Path
 import torch
 
 from ..config import LlamaConfig
+from ..files.errors import CheckpointError
+from ..files.layout import CanSave, is_meta
+from ..files.resolve import resolve
 from ..model import Llama
-from .convert import convert
-from .embedded import EMBEDDED, embedded_path
-from .files import CanSave, is_meta
 from .formats import FORMATS, format_for, open_checkpoint, writer
-from .resolve import resolve
-from .stored import TYPES, Checkpoint, CheckpointError, StoredTensor, empty_model, in_memory, load
+from .stored import TYPES, Checkpoint, StoredTensor, empty_model, in_memory, load
 
 __all__ = [
-    "EMBEDDED",
     "FORMATS",
     "Checkpoint",
     "CheckpointError",
     "StoredTensor",
-    "convert",
     "describe",
-    "embedded_path",
     "load_config",
     "load_model",
-    "resolve",
     "save_model",
 ]
 
@@ -53,7 +48,7 @@ def load_config(name: str | Path) -> LlamaConfig:
     """The config alone. Of a hub model in the usual layout, only the small files are fetched."""
     path = resolve(name, weights=False)
     if path.is_dir() and not is_meta(path):
-        from .huggingface import read_config
+        from .huggingface.read import read_config
 
         return read_config(path)
     return open_checkpoint(resolve(name)).config  # Meta's params.json does not say how large the vocabulary is

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from .files import is_meta
-from .stored import Checkpoint, CheckpointError
+from ..files.errors import CheckpointError
+from ..files.layout import is_meta
+from .stored import Checkpoint
 
 FORMATS = ("huggingface", "meta", "gguf")
 
@@ -16,14 +17,14 @@ def open_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: if it is broken or no Llama.
     """
     if is_meta(path):
-        from .meta import open_meta
+        from .meta.read import open_meta
 
         return open_meta(path)
     if path.is_dir() or path.suffix == ".safetensors":
-        from .huggingface import open_folder
+        from .huggingface.read import open_folder
 
         return open_folder(path)
-    from .gguf import open_gguf
+    from .gguf.read import open_gguf
 
     return open_gguf(path)
 
@@ -48,13 +49,13 @@ def format_for(target: Path, format: str | None) -> str:
 def writer(format: str) -> Callable[..., None]:
     """The function that writes this format: save(checkpoint, path, stored_type, *, tokenizer, overwrite, progress)."""
     if format == "gguf":
-        from .gguf_write import save_gguf
+        from .gguf.write import save_gguf
 
         return save_gguf
     if format == "meta":
-        from .meta_write import save_meta
+        from .meta.write import save_meta
 
         return save_meta
-    from .huggingface import save_huggingface
+    from .huggingface.write import save_huggingface
 
     return save_huggingface

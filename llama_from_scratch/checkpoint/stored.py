@@ -9,31 +9,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..config import LlamaConfig
+from ..files.errors import CheckpointError
 from ..model import Llama
 
-PICKLES = (".bin", ".pth", ".pt", ".pickle", ".pkl", ".ckpt")  # endings of files that are never opened
 TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # what every format can hold
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be found, read or written; the message says which, what is wrong and what to do."""
-
-
-def said(value: object) -> str:
-    """What a config says, for an error message."""
-    return "missing" if value is None else repr(value)
-
-
-def to_float(key: str, number: int | float) -> float:
-    """A number of a config, which JSON may write with any number of digits.
-
-    Raises:
-        ValueError: if it is too large.
-    """
-    try:
-        return float(number)
-    except OverflowError:
-        raise ValueError(f"{key} has {len(str(number))} digits and is too large; it must be below 1e308") from None
 
 
 @dataclass(frozen=True)

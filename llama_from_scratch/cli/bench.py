@@ -9,10 +9,10 @@ import torch
 from ..bench import runs
 from ..bench.runs import SPARE, Setting, Way
 from ..bench.train import ON_A_CPU, SWITCHES, USUAL, one_after_the_other, train
-from ..checkpoint import resolve
-from ..checkpoint.embedded import FOLIO
 from ..config import PRESETS, LlamaConfig
 from ..fast.compile import check_compiler
+from ..files.embedded import FOLIO
+from ..files.resolve import resolve
 from ..model import Llama
 from ..tokenizer import load_tokenizer
 from . import options

@@ -3,7 +3,9 @@
 import argparse
 from pathlib import Path
 
-from ..checkpoint import FORMATS, CheckpointError, convert, describe
+from ..checkpoint import FORMATS, describe
+from ..convert import convert
+from ..files.errors import CheckpointError
 from .terminal import loading, note, progress
 
 EXAMPLES = """examples:

@@ -8,7 +8,8 @@ from math import prod
 
 import torch
 
-from ..checkpoint import EMBEDDED, Checkpoint, describe
+from ..checkpoint import Checkpoint, describe
+from ..files.embedded import EMBEDDED
 from ..tokenizer import load_tokenizer
 from ..tokenizer.sentencepiece import SentencePieceTokenizer
 from .terminal import console, loading, write

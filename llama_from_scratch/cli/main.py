@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from ..checkpoint import EMBEDDED
+from ..files.embedded import EMBEDDED
 from . import bench, chat, convert, evaluate, generate, inspect, train
 
 PROGRAM = "python -m llama_from_scratch"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint import EMBEDDED
 from ..fast import prepare
+from ..files.embedded import EMBEDDED
 from ..generation import Sampling
 from ..model import Llama
 from ..tokenizer import Tokenizer, load_tokenizer

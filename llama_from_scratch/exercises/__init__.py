@@ -1,6 +1,6 @@
 """Checks that tell a learner what is wrong. Each chapter's checks stand in a module of their own."""
 
-from .gqa import (
+from .grouped_query_attention import (
     check_cache_bytes,
     check_causal_weights,
     check_conversations,
@@ -9,7 +9,7 @@ from .gqa import (
     check_pool_heads,
 )
 from .rmsnorm import check_backward, check_by_hand, check_centre, check_eps, check_fold, check_rms_norm
-from .rope import (
+from .rope_rotations import (
     check_frequencies,
     check_key_that_peaks,
     check_rope_test,
@@ -17,7 +17,14 @@ from .rope import (
     check_to_halves,
     check_turn_by_hand,
 )
-from .whole import check_attention, check_count, check_first_difference, check_greedy, check_lens, check_temperature
+from .whole_llama import (
+    check_attention,
+    check_count,
+    check_first_difference,
+    check_greedy,
+    check_lens,
+    check_temperature,
+)
 
 __all__ = [
     "check_attention",

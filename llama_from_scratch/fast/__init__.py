@@ -12,8 +12,8 @@
 
 from .decoder import Decoder
 from .fixed_cache import FixedCache
-from .fuse import fuse
+from .fused import fuse
 from .prepare import prepare
-from .quantise import quantise
+from .quantised import quantise
 
 __all__ = ["Decoder", "FixedCache", "fuse", "prepare", "quantise"]

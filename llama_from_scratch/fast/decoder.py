@@ -16,7 +16,7 @@ from ..generation.sampling import distribution, next_token, not_a_number, penali
 from ..model import Llama
 from .compile import CUDA_OPTIONS, GRAPH_OPTIONS, Scope, check_compiler, compile_blocks
 from .fixed_cache import FixedCache
-from .fuse import CHUNK
+from .fused import CHUNK
 from .int8 import WIDE
 from .recorded import Recorded
 
@@ -29,7 +29,7 @@ def race(
     sampling: Sampling,
     noise: Float[Tensor, "batch vocab"] | None,
     seen: Bool[Tensor, "batch vocab"] | None,
-) -> Int[Tensor, "batch"]:
+) -> Int[Tensor, " batch"]:
     """One token for each row, without a word to the CPU.
 
     Each token waits for a time drawn from the exponential distribution with rate p, that is noise / p with noise of
@@ -45,7 +45,7 @@ def race(
     return best.masked_fill(scores.isnan().any(dim=-1), -1)
 
 
-def first_largest(scores: Float[Tensor, "batch vocab"]) -> Int[Tensor, "batch"]:
+def first_largest(scores: Float[Tensor, "batch vocab"]) -> Int[Tensor, " batch"]:
     """`argmax` in two reductions: the compiler spreads each over a whole GPU, which it does not do with an argmax."""
     last = scores.shape[-1] - 1
     columns = torch.arange(last + 1, device=scores.device)
@@ -133,7 +133,7 @@ class Decoder:
             shown = self.cache.layers[0].shown_keys.shape[2]
             real = (self.columns[:shown] >= pads)[:, None, None, :]
             positions, mask = positions - pads, real if mask is None else mask & real
-        x = self.model.run_blocks(tokens, positions, mask, self.cache)
+        x = self.model.norm(self.model.run_blocks(self.model.embedding(tokens), positions, mask, self.cache))
         return self.choose(x[:, -1], sampling, noise, seen)[:, None]
 
     def choose(
@@ -142,7 +142,7 @@ class Decoder:
         sampling: Sampling,
         noise: Float[Tensor, "batch vocab"] | None,
         seen: Bool[Tensor, "batch vocab"] | None,
-    ) -> Int[Tensor, "batch"]:
+    ) -> Int[Tensor, " batch"]:
         return race(self.model.logits(x), sampling, noise, seen)
 
     def aimed_step(self, tokens: Int[Tensor, "batch 1"], slot: Int[Tensor, "1"], *rest) -> Int[Tensor, "batch 1"]:
@@ -173,7 +173,7 @@ class Decoder:
                 positions = (positions - pads).clamp(min=0)
             self.cache.aim(slots, end)
             with torch.compiler.set_stance("force_eager") if self.compiles and not compiled else nullcontext():
-                x = self.model.run_blocks(piece, positions, mask, self.cache)
+                x = self.model.norm(self.model.run_blocks(self.model.embedding(piece), positions, mask, self.cache))
             start = end
         return self.model.logits(x[:, -1])
 

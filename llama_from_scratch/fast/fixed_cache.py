@@ -12,7 +12,7 @@ from .compile import Scope
 class FixedLayerCache(LayerCache):
     """Stores keys and values in the slots that a tensor names, and shows the first few slots, whatever they hold."""
 
-    slots: Int[Tensor, "seq"]
+    slots: Int[Tensor, " seq"]
     shown_keys: Float[Tensor, "batch kv_heads keys head_dim"]
     shown_values: Float[Tensor, "batch kv_heads keys head_dim"]
 
@@ -46,7 +46,7 @@ class FixedCache(KVCache):
                 torch._dynamo.mark_static_address(layer.keys)
                 torch._dynamo.mark_static_address(layer.values)
 
-    def aim(self, slots: Int[Tensor, "seq"], shown: int | None) -> None:
+    def aim(self, slots: Int[Tensor, " seq"], shown: int | None) -> None:
         """The next pass writes to `slots` and sees the first `shown` slots; None: all of them, the same for any step.
 
         Raises:

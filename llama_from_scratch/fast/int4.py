@@ -9,7 +9,7 @@ from jaxtyping import BFloat16, Float, UInt8
 from torch import Tensor, nn
 
 from .int8 import WIDE, Int8Linear, quantise_rows
-from .whole_numbers import WholeNumbers, is_quick_here
+from .int8_matmul import WholeNumbers, is_quick_here
 
 GROUP = 32
 TILE = 16  # rows that PyTorch's kernel computes together

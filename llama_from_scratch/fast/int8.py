@@ -5,12 +5,12 @@ import torch.nn.functional as F
 from jaxtyping import BFloat16, Float, Int8
 from torch import Tensor, nn
 
-from .whole_numbers import WholeNumbers, is_quick_here
+from .int8_matmul import WholeNumbers, is_quick_here
 
 WIDE = 64  # more rows of input than this, such as a prompt, are multiplied in another way than a few
 
 
-def quantise_rows(weight: Float[Tensor, "out inp"]) -> tuple[Int8[Tensor, "out inp"], BFloat16[Tensor, "out"]]:
+def quantise_rows(weight: Float[Tensor, "out inp"]) -> tuple[Int8[Tensor, "out inp"], BFloat16[Tensor, " out"]]:
     """Codes and scales with weight ≈ code · scale; no weight is off by more than half its row's scale.
 
     The scale is rounded to bf16, the type in which the kernels read it, before the codes are chosen: so its rounding
@@ -23,7 +23,7 @@ def quantise_rows(weight: Float[Tensor, "out inp"]) -> tuple[Int8[Tensor, "out i
     return (weight / scale.float()[:, None]).round().clamp(-127, 127).to(torch.int8), scale
 
 
-def _next_up(x: BFloat16[Tensor, "n"]) -> BFloat16[Tensor, "n"]:
+def _next_up(x: BFloat16[Tensor, " n"]) -> BFloat16[Tensor, " n"]:
     """The next larger number in bf16, for positive ones: their bits count upwards."""
     return (x.view(torch.int16) + 1).view(torch.bfloat16)
 

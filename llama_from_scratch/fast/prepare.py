@@ -5,9 +5,9 @@ from copy import deepcopy
 from torch import Tensor, nn
 
 from ..model import Llama
-from .fuse import fuse as fuse_blocks
-from .quantise import Bits
-from .quantise import quantise as quantise_weights
+from .fused import fuse as fuse_blocks
+from .quantised import Bits
+from .quantised import quantise as quantise_weights
 
 
 def prepare(model: Llama, *, fuse: bool = True, quantise: Bits | None = None) -> Llama:

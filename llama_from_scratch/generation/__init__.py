@@ -1,11 +1,10 @@
 """Writing text: which token comes next, and the loop that asks the model for it."""
 
-from .attention_maps import attention_maps
 from .caches import GrowingCache, fan_out
 from .draft import Draft, draft_model, prompt_lookup
-from .evaluate import Evaluation, evaluate
-from .generate import generate, generate_batch, generate_samples, stream_samples
 from .log_probs import token_log_probs
+from .loop import generate, generate_batch, generate_samples, stream_samples
+from .perplexity import Evaluation, evaluate
 from .sampling import Sampling, next_token, probabilities
 from .speculative import Tally, generate_speculative
 
@@ -15,7 +14,6 @@ __all__ = [
     "GrowingCache",
     "Sampling",
     "Tally",
-    "attention_maps",
     "draft_model",
     "evaluate",
     "fan_out",

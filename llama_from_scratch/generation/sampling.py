@@ -142,12 +142,12 @@ def next_token(
     sampling: Sampling,
     generator: torch.Generator | None = None,
     seen: Bool[Tensor, "batch vocab"] | None = None,
-) -> Int[Tensor, "batch"]:
+) -> Int[Tensor, " batch"]:
     """Choose one token for each row, with `probabilities`."""
     chances = probabilities(logits, sampling, seen)
     return chances.argmax(dim=-1) if sampling.temperature == 0 else draw(chances, generator)
 
 
-def draw(chances: Float[Tensor, "batch vocab"], generator: torch.Generator | None = None) -> Int[Tensor, "batch"]:
+def draw(chances: Float[Tensor, "batch vocab"], generator: torch.Generator | None = None) -> Int[Tensor, " batch"]:
     """One token for each row, as often as its share of the row says; a row need not add up to 1."""
     return torch.multinomial(chances, 1, generator=generator).squeeze(-1)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..model import Llama
 from .caches import is_same_in_pieces
 from .draft import Draft
-from .generate import GREEDY
+from .loop import GREEDY
 from .prompt import as_tokens, check_request, new_cache, run_prompt, seen_tokens
 from .sampling import Sampling, draw, probabilities
 

@@ -1,51 +1,6 @@
-"""How one model is laid over several GPUs, outside the model's own code.
+"""How one model is laid over several processes, outside the model's own code.
 
-In processes: `plan` is the table of what is cut how, `apply` shards a model after it, `ranks` are the processes that
-`torchrun` started; `train` uses them. They are not imported here, since they bring in much of torch.
-
-On paper, for 8 to 16,384 GPUs: what each rank holds (`peak_memory`) and sends (`communication`), and how long a step
-takes (`step`). What follows from arithmetic is exact or nearly so: parameters, FLOPs, bytes kept, bytes sent. Time is
-a projection, checked against published runs. Biases, which no released Llama has, are not counted. Letters as in the
-papers: t tensor-parallel ranks, c context-parallel, p pipeline, v chunks of layers on each pipeline rank,
-m micro-batches. Llama 3.1 405B, as it was trained:
-
->>> from llama_from_scratch import PRESETS
->>> from llama_from_scratch.parallel import Layout, peak_memory, step
->>> model = PRESETS["Llama-3.1-405B"]
->>> mesh = {"tensor": 8, "pipeline": 16, "data": 128}
->>> layout = Layout(**mesh, chunks=8, micro_batches=16, seq=8192, zero=2)
->>> layout.gpus, layout.tokens
-(16384, 16777216)
->>> held = sum(peak_memory(model, layout).values()) / 2**30
->>> f"{held:.1f} GiB on the fullest GPU"
-'72.1 GiB on the fullest GPU'
->>> projected = step(model, layout)
->>> f"{projected.seconds:.2f} s a step, MFU {projected.mfu:.1%}"
-'6.75 s a step, MFU 40.3%'
+`plan` is the table of what is cut how, `apply` shards a model after it, `ranks` are the processes that `torchrun`
+started; `train` uses them. Nothing is imported here, since `apply` brings in much of torch. What many GPUs cost, on
+paper, is in `cost`.
 """
-
-from .accelerator import A100_SXM, H100_SXM, Accelerator, link_bandwidth
-from .bytes_held import memory, micro_batches_in_flight, peak_memory, saved_bytes
-from .bytes_sent import Transfer, communication, sent_bytes
-from .layout import Layout, Stage, stage_parameters, stages
-from .step_time import Step, step
-
-__all__ = [
-    "A100_SXM",
-    "H100_SXM",
-    "Accelerator",
-    "Layout",
-    "Stage",
-    "Step",
-    "Transfer",
-    "communication",
-    "link_bandwidth",
-    "memory",
-    "micro_batches_in_flight",
-    "peak_memory",
-    "saved_bytes",
-    "sent_bytes",
-    "stage_parameters",
-    "stages",
-    "step",
-]

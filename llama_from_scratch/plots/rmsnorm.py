@@ -71,7 +71,7 @@ def draw_levels(seen: Seen, eps: float) -> None:
     plt.show()
 
 
-def draw_number_lines(rows: list[tuple[str, Float[Tensor, "n"], str]]) -> None:
+def draw_number_lines(rows: list[tuple[str, Float[Tensor, " n"], str]]) -> None:
     """Several vectors, each as dots on a number line of its own, one below the other: (label, numbers, colour name)."""
     fig, axes = plt.subplots(len(rows), 1, figsize=(WIDTH, 1.15 * len(rows)), sharex=True)
     for ax, (label, numbers, colour) in zip(axes, rows, strict=True):
@@ -136,7 +136,7 @@ def draw_mean_share(seen: Seen, random: float) -> None:
     plt.show()
 
 
-def draw_leak(changes: dict[str, Float[Tensor, "seq"]], changed: int) -> None:
+def draw_leak(changes: dict[str, Float[Tensor, " seq"]], changed: int) -> None:
     """How far every token's output moves when one token changes, a row for each way to choose the axis."""
     fig, axes = plt.subplots(len(changes), 1, figsize=(WIDTH, 1.25 * len(changes)), sharex=True)
     for ax, (label, change) in zip(axes, changes.items(), strict=True):
@@ -174,12 +174,12 @@ def draw_gains(model: Llama) -> None:
     plt.show()
 
 
-def loudness(x: Float[Tensor, "tokens dim"]) -> Float[Tensor, "dim"]:
+def loudness(x: Float[Tensor, "tokens dim"]) -> Float[Tensor, " dim"]:
     """RMS of every feature over the tokens, after each token was divided by its own RMS: 1 is average."""
     return (x.float() / rms(x)[:, None]).pow(2).mean(0).sqrt()
 
 
-def draw_loudness(x: Float[Tensor, "tokens dim"], strength: Float[Tensor, "dim"], label: int = 3) -> None:
+def draw_loudness(x: Float[Tensor, "tokens dim"], strength: Float[Tensor, " dim"], label: int = 3) -> None:
     """Each feature's loudness in the stream against how strongly it is read, both on logarithmic axes."""
     loud, size = loudness(x), strength
     fig, ax = plt.subplots(figsize=(WIDTH, 3.8))
@@ -237,7 +237,7 @@ def _arrow(ax: Axes, start: Tensor, step: Tensor, colour: str) -> None:
     )
 
 
-def draw_depth(panels: dict[str, dict[str, Float[Tensor, "layers"]]]) -> None:
+def draw_depth(panels: dict[str, dict[str, Float[Tensor, " layers"]]]) -> None:
     """Gradient norm of every block's weights: a panel for each kind of block, a curve for each place of the norm."""
     styles = ((COLOUR["normalised"], "-"), (COLOUR["real"], "--"))
     fig, axes = plt.subplots(len(panels), 1, figsize=(WIDTH, 2.1 * len(panels)), sharex=True, sharey=True)
@@ -251,7 +251,7 @@ def draw_depth(panels: dict[str, dict[str, Float[Tensor, "layers"]]]) -> None:
     plt.show()
 
 
-def kept_length(input_rms: Float[Tensor, "n"], eps: float, inside: bool = True) -> Float[Tensor, "n"]:
+def kept_length(input_rms: Float[Tensor, " n"], eps: float, inside: bool = True) -> Float[Tensor, " n"]:
     """RMS of the output for inputs of this RMS and gain one: 1 where ε does not matter."""
     if inside:
         return input_rms / (input_rms**2 + eps).sqrt()

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from ..checkpoint import resolve
-from .gguf import read_gguf_tokenizer
-from .hugging_face import read_chat_template, read_hugging_face_tokenizer
-from .meta import read_tokenizer_model
-from .tokenizer import Tokenizer
+from ..files.resolve import resolve
+from .base import Tokenizer
+from .formats.gguf import read_gguf_tokenizer
+from .formats.huggingface import read_chat_template, read_hugging_face_tokenizer
+from .formats.tokenizer_model import read_tokenizer_model
 
 
 def load_tokenizer(name: str | Path) -> Tokenizer:

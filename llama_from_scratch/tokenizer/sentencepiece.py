@@ -9,42 +9,16 @@ decoding of broken bytes, the behaviour of the library `sentencepiece`.
 import math
 import re
 from collections.abc import Sequence
-from enum import IntEnum
-from typing import Literal, NamedTuple
+from typing import Any
 
-from .bpe import Merges, merge, merges_of_ranked
+from .base import Tokenizer
+from .bpe import Merges, merge
 from .byte_table import to_utf8
 from .chat import Format, llama2
+from .formats.gguf_fields import sentencepiece_fields
+from .formats.sentencepiece_json import sentencepiece_parts
+from .pieces import SPACE, SPECIAL, Kind, Piece, Prefix, merges_of_scores, tied
 from .stream import TextStream
-from .tokenizer import Tokenizer
-
-SPACE = "▁"
-
-
-class Kind(IntEnum):
-    """What a piece is for. The numbers are those of SentencePiece's and of GGUF's files."""
-
-    NORMAL = 1
-    UNKNOWN = 2
-    CONTROL = 3  # <s>, </s>: never in a text
-    USER_DEFINED = 4  # found in every text before anything is joined
-    UNUSED = 5
-    BYTE = 6  # <0x00> to <0xFF>
-
-
-SPECIAL = (Kind.UNKNOWN, Kind.CONTROL)
-
-
-class Piece(NamedTuple):
-    text: str
-    score: float  # of two joins, the one with the higher score comes first
-    kind: Kind
-
-
-# When a stretch of text gets one more space in front: SentencePiece always does it, and files can switch it off. Newer
-# files of Hugging Face's kind do it if there is none yet; some of them only where the text begins, not after a special
-# token.
-Prefix = Literal["always", "never", "if missing", "if missing at the start"]
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -123,6 +97,12 @@ class SentencePieceTokenizer(Tokenizer):
         if derived.keys() != self.merges.keys() or ranks != sorted(ranks) or tied(derived, self.vocabulary):
             raise ValueError(f"the order of its merges depends on the pair; {target} holds one score for each piece")
 
+    def json_parts(self) -> dict[str, Any]:
+        return sentencepiece_parts(self)
+
+    def gguf_fields(self) -> dict[str, Any]:
+        return sentencepiece_fields(self)
+
     def _own_chat_format(self) -> Format | None:
         return super()._own_chat_format() or llama2
 
@@ -178,23 +158,6 @@ class SentencePieceStream(TextStream):
 
 
 REPLACED = dict.fromkeys(range(0xDC80, 0xDD00), "\ufffd")  # what "surrogateescape" makes of the bytes 0x80 to 0xFF
-
-
-def merges_of_scores(ids: dict[str, int], vocabulary: Sequence[Piece]) -> Merges:
-    """Pieces join to any piece that is their sum, in the order of its score, the highest first."""
-    order = {score: rank for rank, score in enumerate(sorted({p.score for p in vocabulary}, reverse=True))}
-    return merges_of_ranked(ids, {i: order[vocabulary[i].score] for i in ids.values() if i >= 0})
-
-
-def tied(merges: Merges, vocabulary: Sequence[Piece]) -> list[str]:
-    """Pieces of one rank, so that the leftmost is joined first, where this cannot be said by giving each pair a rank.
-
-    It can for runs of one character (of spaces, in Mistral's vocabulary): the longer left part first.
-    """
-    by_rank: dict[int, set[str]] = {}
-    for rank, joined in merges.values():
-        by_rank.setdefault(rank, set()).add(vocabulary[joined].text)
-    return next((sorted(texts) for texts in by_rank.values() if len(texts) > 1 < len(set("".join(texts)))), [])
 
 
 def _bytes_of(piece: Piece) -> bytes:

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
 
+from .base import Tokenizer
 from .bpe import Merges, merge
 from .byte_table import CHAR_TO_BYTE, to_utf8
 from .split import SPLITS, compile_patterns, split
-from .tokenizer import Tokenizer
 
 # All 256, so that no text is unspellable. Their order is GPT-2's, by the character that spells each: "!" has id 0.
 BYTES = [bytes([CHAR_TO_BYTE[char]]) for char in sorted(CHAR_TO_BYTE)]

@@ -23,7 +23,7 @@ from urllib.error import URLError
 from urllib.parse import urljoin, urlsplit
 from urllib.request import urlopen
 
-from .files import written_whole
+from ..files.atomic import written_whole
 
 Texts = dict[str, str]  # the name of a work -> its text
 Progress = Callable[[str, int, int | None], None]  # file, bytes so far, bytes in all if known

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..checkpoint.files import reason
+from ..files.errors import reason
 
 Record = dict[str, str | int | float]
 

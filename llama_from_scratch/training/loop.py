@@ -10,15 +10,16 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from ..checkpoint.files import alone, reason
 from ..checkpoint.stored import whole
+from ..files.atomic import remove_unfinished
+from ..files.errors import reason
+from ..files.lock import alone
 from ..generation import Sampling, generate
 from ..model import Llama
 from ..parallel import ranks
 from ..parallel.plan import check_batch, check_tensor
 from ..tokenizer import Tokenizer
 from .batches import Batches, in_order
-from .files import remove_unfinished
 from .log import Log, Record
 from .loss import IGNORE, MicroBatch, NextTokenLoss, backward, mean_loss
 from .optimizer import adamw

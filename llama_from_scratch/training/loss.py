@@ -51,7 +51,7 @@ class NextTokenLoss(nn.Module):
         weights = (weight for weight in head.parameters() if weight.requires_grad)
         return _SumOfLosses.apply(self._loss, parts, x, *weights)
 
-    def _loss(self, x: Float[Tensor, "part dim"], targets: Int[Tensor, "part"]) -> Float[Tensor, ""]:
+    def _loss(self, x: Float[Tensor, "part dim"], targets: Int[Tensor, " part"]) -> Float[Tensor, ""]:
         return self.loss_of_logits(self.model.logits(x), targets)
 
 

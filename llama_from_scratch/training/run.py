@@ -17,13 +17,15 @@ import numpy as np
 import safetensors
 import torch
 
-from ..checkpoint import CheckpointError, load_config
-from ..checkpoint.files import alone, reason, strict_json
-from ..checkpoint.run_folder import saves_in
+from ..checkpoint import load_config
+from ..files.atomic import remove_unfinished, written_whole
+from ..files.errors import CheckpointError, reason
+from ..files.lock import alone
+from ..files.run_folder import saves_in
+from ..files.strict_json import strict_json
 from ..tokenizer import Tokenizer, load_tokenizer, train_bpe
 from .batches import Batches
 from .corpora import Progress
-from .files import remove_unfinished, written_whole
 from .recipe import Recipe
 from .texts import read_texts
 from .tokens import PARTS, read_tokens, write_tokens

@@ -11,17 +11,18 @@ import torch
 from safetensors import SafetensorError
 from torch.distributed.device_mesh import DeviceMesh
 
-from ..checkpoint import CheckpointError, in_memory, load_model, save_model
-from ..checkpoint.files import reason, strict_json
-from ..checkpoint.run_folder import saves_in
+from ..checkpoint import in_memory, load_model, save_model
+from ..files.atomic import remove_unfinished, written_whole
+from ..files.errors import CheckpointError, reason
+from ..files.run_folder import saves_in
+from ..files.strict_json import strict_json
 from ..model import Llama
 from ..parallel import ranks
 from ..tokenizer import Tokenizer
-from .files import remove_unfinished, written_whole
 from .loss import NextTokenLoss
-from .memory import read_memory, write_memory
 from .recipe import option
 from .run import Run
+from .run_state import read_memory, write_memory
 
 MEMORY = "training"  # the folder of a save with what only training needs
 

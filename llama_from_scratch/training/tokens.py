@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..checkpoint.files import reason, strict_json
+from ..files.atomic import written_whole
+from ..files.errors import reason
+from ..files.strict_json import strict_json
 from ..tokenizer import Tokenizer
-from .files import written_whole
 from .texts import Document
 
 PARTS = ("train", "held_out")

@@ -1,0 +1,366 @@
+"""What the chapter on grouped-query attention draws."""
+
+import statistics
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import torch
+from jaxtyping import Bool, Float, Int
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.patches import Polygon, Rectangle
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..attention import attention_weights, causal_mask
+from ..inside.record import record
+from ..model import Llama
+from ..rope import rotate
+from .style import COLOUR, WIDTH
+
+# White means no attention, so that a triangle of zeros leaves no ink.
+WEIGHTS = LinearSegmentedColormap.from_list("weights", ["#FFFFFF", COLOUR["theory"], COLOUR["query"], "#00263D"])
+
+
+def look(model: Llama, tokens: Int[Tensor, "1 seq"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Queries, keys (both rotated), values and attention weights of every layer for one text, in fp32.
+
+    Shapes: [layers, heads, seq, head_dim], twice [layers, kv_heads, seq, head_dim], [layers, heads, seq, seq].
+    """
+    names = [f"blocks.{i}.attention" for i in range(len(model.blocks))]
+    seen = record(model, tokens, "blocks.*.attention.[qkv]_proj")
+    slots = torch.arange(tokens.shape[1])
+    cos, sin = model.rope(slots[None])
+
+    def heads(letter: str) -> Tensor:
+        outputs = torch.cat([seen[f"{name}.{letter}_proj"][1] for name in names])
+        return outputs.unflatten(-1, (-1, model.config.head_dim)).transpose(1, 2)
+
+    q, k, v = rotate(heads("q"), cos, sin), rotate(heads("k"), cos, sin), heads("v")
+    return q, k, v, attention_weights(q, k, causal_mask(slots, len(slots)))
+
+
+class _Written(TorchDispatchMode):
+    """Adds up the bytes of every tensor that is made and is not a view of one of its inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n_bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        old = {x.untyped_storage().data_ptr() for x in args if isinstance(x, Tensor)}
+        for x in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(x, Tensor) and x.untyped_storage().data_ptr() not in old:
+                self.n_bytes += x.nbytes
+        return out
+
+
+def bytes_written(fn: Callable[..., Tensor], *args: Tensor) -> int:
+    """Bytes of all tensors that fn(*args) makes on its way, copies and tables of weights included."""
+    with _Written() as written:
+        fn(*args)
+    return written.n_bytes
+
+
+def draw_dial(n_heads: int, kv_heads: Sequence[int]) -> None:
+    """For each number of key/value heads: which query head reads which, one layer."""
+    names = {n_heads: "multi-head (MHA)", 1: "multi-query (MQA)"}
+    figure, axes = plt.subplots(len(kv_heads), 1, figsize=(WIDTH, 1.75 * len(kv_heads)))
+    for ax, n_kv in zip(axes, kv_heads, strict=True):
+        group = n_heads // n_kv
+        for h in range(n_heads):
+            centre = (h // group + 0.5) * group - 0.5
+            ax.plot([h, centre], [0.74, 0.36], color=COLOUR["residual"], lw=1.1, zorder=0)
+            _box(ax, h, 0.9, COLOUR["query"], f"{h}")
+        for g in range(n_kv):
+            centre = (g + 0.5) * group - 0.5
+            _box(ax, centre - 0.21, 0.2, COLOUR["key"], "k", width=0.4)
+            _box(ax, centre + 0.21, 0.2, COLOUR["value"], "v", width=0.4)
+        ax.text(-0.75, 0.9, "queries", ha="right", va="center", color=COLOUR["query"])
+        ax.text(-0.75, 0.2, "cache", ha="right", va="center")
+        name = names.get(n_kv, "grouped-query (GQA)")
+        ax.set_title(f"{name}: {n_kv} key/value head{'s' * (n_kv > 1)}, groups of {group}")
+        ax.set(xlim=(-2.5, n_heads - 0.4), ylim=(0, 1.12))
+        ax.axis("off")
+    plt.show()
+
+
+def _box(ax, x: int | float, y: float, colour: str, label: str, width: float = 0.7) -> None:
+    ax.add_patch(Rectangle((x - width / 2, y - 0.15), width, 0.3, color=colour, lw=0))
+    ax.text(x, y, label, ha="center", va="center", color="white", fontsize=10)
+
+
+def draw_mean_of_values(
+    words: Sequence[str],
+    q: Float[Tensor, "2"],
+    k: Float[Tensor, "keys 2"],
+    v: Float[Tensor, "keys 2"],
+    weights: Float[Tensor, " keys"],
+) -> None:
+    """One query among its keys (left), and the mean of the values that it takes (right), for heads of two numbers."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.3))
+    for vector, word in zip(k.tolist(), words, strict=True):
+        _arrow(left, vector, COLOUR["key"])
+        left.annotate(f"$k$ {word}", vector, xytext=(4, 3), textcoords="offset points", color=COLOUR["key"])
+    _arrow(left, q.tolist(), COLOUR["query"])
+    left.annotate(f"$q$ {words[-1]}", q.tolist(), xytext=(4, 3), textcoords="offset points", color=COLOUR["query"])
+    left.set(title="how well does q fit each k?", xlim=(-1.7, 2.6), ylim=(-0.6, 2.7), aspect="equal")
+
+    right.add_patch(Polygon(v.tolist(), closed=True, facecolor=COLOUR["faint"], edgecolor="none", alpha=0.7))
+    mean = (weights @ v).tolist()
+    for vector, word, weight in zip(v.tolist(), words, weights.tolist(), strict=True):
+        right.plot([vector[0], mean[0]], [vector[1], mean[1]], color=COLOUR["value"], lw=6 * weight, alpha=0.5)
+        right.plot(*vector, "o", color=COLOUR["value"], ms=5 + 16 * weight)
+        right.annotate(
+            f"$v$ {word}\n{weight:.3f}", vector, xytext=(9, 4), textcoords="offset points", color=COLOUR["value"]
+        )
+    right.plot(*mean, "*", color=COLOUR["real"], ms=15)
+    right.annotate("output", mean, xytext=(-8, -16), textcoords="offset points", ha="right")
+    right.set(title="the output lies among the v", xlim=(-0.8, 6.9), ylim=(-0.8, 6.4), aspect="equal")
+    for ax in (left, right):
+        ax.axhline(0, color=COLOUR["faint"], lw=1, zorder=0)
+        ax.axvline(0, color=COLOUR["faint"], lw=1, zorder=0)
+    plt.show()
+
+
+def _arrow(ax, tip: Sequence[int | float], colour: str) -> None:
+    ax.annotate("", tip, xytext=(0, 0), arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 2.2, "shrinkA": 0})
+
+
+def draw_scale(
+    head_dims: Sequence[int],
+    variance: Sequence[int | float],
+    largest: Mapping[str, Sequence[int | float]],
+) -> None:
+    """Variance of q·k against head_dim, and the largest weight for each thing the score may be divided by."""
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(WIDTH, 6), sharex=True)
+    top.plot(head_dims, head_dims, color=COLOUR["theory"], lw=5, alpha=0.6)
+    top.plot(head_dims, variance, "o", color=COLOUR["real"])
+    top.annotate("measured", (head_dims[2], variance[2]), xytext=(8, -12), textcoords="offset points")
+    top.annotate(
+        "head_dim itself",
+        (head_dims[-2], head_dims[-2]),
+        xytext=(-8, 6),
+        textcoords="offset points",
+        color=COLOUR["theory"],
+        ha="right",
+    )
+    top.set(xscale="log", yscale="log", ylabel="variance of q·k", title="a longer dot product spreads wider")
+    styles = {"÷ √head_dim": COLOUR["theory"], "÷ √n_heads": COLOUR["residual"], "undivided": COLOUR["real"]}
+    for name, values in largest.items():
+        bottom.plot(head_dims, values, "o-", color=styles[name])
+        bottom.annotate(
+            name,
+            (head_dims[-1], values[-1]),
+            xytext=(8, -4),
+            textcoords="offset points",
+            color=styles[name],
+        )
+    bottom.set(
+        xscale="log",
+        ylim=(0, 1),
+        xlabel="head_dim (numbers in one head)",
+        ylabel="largest of 64 weights",
+        title="so one key takes more and more, unless …",
+    )
+    bottom.set_xticks(head_dims, head_dims)
+    bottom.set_xlim(right=head_dims[-1] * 2.6)
+    bottom.minorticks_off()
+    plt.show()
+
+
+def draw_decode_step(n_tokens: int) -> None:
+    """The attention matrix of a text, row by row as it is generated: what is new and what only has to be read again."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 4.1))
+    last = n_tokens - 1
+    for row in range(n_tokens):
+        for key in range(row + 1):
+            colour = COLOUR["query"] if row == last else COLOUR["faint"]
+            ax.add_patch(Rectangle((key + 0.06, row + 0.06), 0.88, 0.88, color=colour, lw=0))
+    for key in range(n_tokens):
+        new = key == last
+        for offset, colour, letter in ((1.35, COLOUR["key"], "k"), (2.35, COLOUR["value"], "v")):
+            box = Rectangle((key + 0.06, -offset), 0.88, 0.8, facecolor=colour if new else "white", edgecolor=colour)
+            ax.add_patch(box)
+            label_colour = "white" if new else colour
+            ax.text(key + 0.5, 0.4 - offset, f"${letter}_{key}$", ha="center", va="center", color=label_colour)
+    for row in range(last):
+        ax.text(-0.2, row + 0.5, f"$q_{row}$", ha="right", va="center", color=COLOUR["residual"])
+    ax.text(-0.2, last + 0.5, f"new $q_{last}$", ha="right", va="center", color=COLOUR["query"])
+    ax.text(-1.3, last / 2, "finished rows,\nnever needed\nagain", ha="right", va="center", color=COLOUR["residual"])
+    ax.text(-0.3, -1.45, "read from\nthe cache", ha="right", va="center", color=COLOUR["key"])
+    ax.text(n_tokens + 0.2, -1.45, "filled:\nnew", ha="left", va="center")
+    ax.set(xlim=(-4.6, n_tokens + 1.7), ylim=(n_tokens + 0.1, -2.5), aspect="equal")
+    ax.axis("off")
+    plt.show()
+
+
+def draw_cache_sizes(kb_per_token: Mapping[str, tuple[float, float]]) -> None:
+    """kB that one token keeps: as released (filled circle), with one key/value head per query head (open circle)."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 0.36 * len(kb_per_token) + 1.3))
+    open_circle = {"marker": "o", "ls": "", "mfc": "white", "mec": COLOUR["theory"], "mew": 2, "ms": 8}
+    filled = {"marker": "o", "ls": "", "color": COLOUR["key"], "ms": 9}
+    for y, (released, multi_head) in enumerate(kb_per_token.values()):
+        ax.plot([released, multi_head], [y, y], color=COLOUR["theory"], lw=3, zorder=1)
+        ax.plot(multi_head, y, **open_circle)
+        ax.plot(released, y, **filled)
+        ax.text(released / 1.3, y, f"{released:.0f}", va="center", ha="right", color=COLOUR["key"])
+        if multi_head > released:
+            ax.text(multi_head * 1.3, y, f"÷ {multi_head / released:.0f}", va="center")
+    # What the two circles mean, above the first row.
+    for x, style, label in ((10, filled, "as released"), (300, open_circle, "if K were H")):
+        ax.plot(x, -1.4, **style)
+        ax.text(x * 1.3, -1.4, label, va="center")
+    ax.set_yticks(range(len(kb_per_token)), list(kb_per_token))
+    ax.set(xscale="log", xlabel="kB of cache per token (log scale)", xlim=(6, 14_000))
+    ax.set_ylim(len(kb_per_token) - 0.4, -2)
+    plt.show()
+
+
+def draw_roofline(
+    groups: Sequence[int],
+    batches: Sequence[int],
+    peak_flops: float,
+    bandwidth: float,
+    prompt: float,
+) -> None:
+    """The roof of one accelerator. In FLOP per byte: attention to a cache has its group size, a matrix of weights the
+    number of conversations (2-byte numbers); `prompt` is the attention of a whole prompt.
+    """
+    ridge = peak_flops / bandwidth
+    figure, ax = plt.subplots(figsize=(WIDTH, 4.3))
+    xs = [0.5, ridge, 4096]
+    ax.plot(xs, [min(peak_flops, x * bandwidth) / 1e12 for x in xs], color=COLOUR["theory"], lw=4)
+    for points, letter, colour, offset, side in (
+        (groups, "G", COLOUR["key"], (9, -9), "left"),
+        (batches, "B", COLOUR["residual"], (-9, 3), "right"),
+    ):
+        for x in points:
+            y = x * bandwidth / 1e12
+            ax.plot(x, y, "o" if letter == "G" else "D", color=colour, ms=8 if letter == "G" else 5)
+            ax.annotate(f"{letter} = {x}", (x, y), xytext=offset, textcoords="offset points", color=colour, ha=side)
+    ax.plot(prompt, peak_flops / 1e12, "s", color=COLOUR["query"], ms=8)
+    ax.annotate(
+        "a prompt",
+        (prompt, peak_flops / 1e12),
+        xytext=(0, -20),
+        textcoords="offset points",
+        color=COLOUR["query"],
+        ha="center",
+    )
+    ax.plot([ridge, ridge], [1, peak_flops / 1e12], color=COLOUR["faint"], ls="--", zorder=0)
+    ax.text(ridge * 1.15, 1.3, f"corner: {ridge:.0f}", color=COLOUR["residual"])
+    ax.text(0.5, 600, "memory sets\nthe pace", color=COLOUR["theory"], va="center")
+    ax.text(ridge, peak_flops / 1e12 * 1.5, "arithmetic sets the pace", color=COLOUR["theory"], ha="center")
+    ax.set(
+        xscale="log",
+        yscale="log",
+        xlim=(0.4, 9000),
+        ylim=(1, 4000),
+        xlabel="arithmetic intensity (FLOP per byte read)",
+        ylabel="attainable TFLOP/s",
+    )
+    plt.show()
+
+
+def draw_decode_times(
+    kv_heads: Sequence[int],
+    grouped: Sequence[Sequence[int | float]],
+    one_by_one: Sequence[Sequence[int | float]],
+    counted: Sequence[int | float],
+) -> None:
+    """Times of one decode step's attention, several runs for each number of key/value heads, over the median at the
+    first; and the bytes it reads, as a fraction of the first.
+    """
+    figure, ax = plt.subplots(figsize=(WIDTH, 3.8))
+    ax.plot(kv_heads, counted, color=COLOUR["theory"], lw=5, alpha=0.6)
+    ax.annotate("bytes, counted", (kv_heads[-1], counted[-1]), xytext=(8, -4), textcoords="offset points")
+    styles = (
+        (grouped, "o-", COLOUR["key"], "a group at a time"),
+        (one_by_one, "s--", COLOUR["real"], "a head at a time"),
+    )
+    for runs, style, colour, label in styles:
+        one = statistics.median(runs[0])
+        middle = [statistics.median(times) / one for times in runs]
+        ax.plot(kv_heads, middle, style, color=colour)
+        ax.vlines(kv_heads, [min(times) / one for times in runs], [max(times) / one for times in runs], color=colour)
+        ax.annotate(label, (kv_heads[-1], middle[-1]), xytext=(8, -4), textcoords="offset points", color=colour)
+    ax.set(xscale="log", yscale="log", xlabel="n_kv_heads (of 32 query heads)", ylabel="time (1: median at the left)")
+    ax.set_xlim(kv_heads[0] * 1.2, kv_heads[-1] / 8)  # many heads on the left: the dial is turned down to the right
+    ax.set_xticks(kv_heads, kv_heads)
+    ax.set_yticks([1, 1 / 4, 1 / 16], ["1", "1/4", "1/16"])
+    ax.minorticks_off()
+    plt.show()
+
+
+def draw_masks(masks: Mapping[str, Bool[Tensor, "seq keys"]]) -> None:
+    """Which keys each new query may see, for several ways to build the mask."""
+    figure, axes = plt.subplots(len(masks), 1, figsize=(WIDTH, 2.7 * len(masks)))
+    for ax, (title, mask) in zip(axes, masks.items(), strict=True):
+        seq, keys = mask.shape
+        for row in range(seq):
+            for key in range(keys):
+                colour = COLOUR["query"] if mask[row, key] else COLOUR["faint"]
+                ax.add_patch(Rectangle((key + 0.05, row + 0.05), 0.9, 0.9, color=colour, lw=0))
+        ax.axvline(keys - seq, color=COLOUR["real"], lw=1.4, ls="--")
+        ax.text((keys - seq) / 2, -0.25, "in the cache", ha="center", color=COLOUR["key"])
+        ax.text(keys - seq / 2, -0.25, "new", ha="center", color=COLOUR["key"])
+        ax.set(xlim=(0, keys), ylim=(seq, -0.2), aspect="equal")
+        ax.set_title(title, pad=18)
+        ax.set_xticks([i + 0.5 for i in range(keys)], range(keys))
+        ax.set_yticks([i + 0.5 for i in range(seq)], range(keys - seq, keys))
+        ax.set(ylabel="query")
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
+    axes[-1].set_xlabel("key")
+    plt.show()
+
+
+def draw_group(weights: Float[Tensor, "group seq seq"], words: Sequence[str], titles: Sequence[str]) -> None:
+    """The attention maps of the query heads of one group, one below the other."""
+    figure, axes = plt.subplots(len(weights), 1, figsize=(WIDTH, 3.3 * len(weights) + 0.8), sharex=True)
+    for ax, map_, title in zip(axes, weights, titles, strict=True):
+        image = ax.imshow(map_.numpy(), cmap=WEIGHTS, vmin=0, vmax=1, aspect="auto")
+        ax.set_yticks(range(len(words)), words)
+        ax.tick_params(length=0)
+        ax.set(title=title, ylabel="this token asks …" if ax is axes[0] else "")
+        ax.spines[:].set_color(COLOUR["faint"])
+    axes[-1].set_xticks(range(len(words)), words, rotation=90)
+    axes[-1].set_xlabel("… and looks here")
+    figure.colorbar(image, ax=list(axes), location="bottom", shrink=0.7, aspect=30, label="weight")
+    plt.show()
+
+
+def draw_heads(panels: Mapping[str, Float[Tensor, "layers heads"]], group: int) -> None:
+    """One number between 0 and 1 for each head of each layer; lines between the groups that share keys."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH, 5.6), sharey=True)
+    for ax, (title, numbers) in zip(axes, panels.items(), strict=True):
+        layers, heads = numbers.shape
+        image = ax.imshow(numbers.numpy(), cmap=WEIGHTS, vmin=0, vmax=1, aspect="auto")
+        for edge in range(group, heads, group):
+            ax.axvline(edge - 0.5, color=COLOUR["key"], lw=2)
+        ax.set_xticks(range(heads))
+        ax.tick_params(length=0)
+        ax.set(title=textwrap.fill(title, 24), xlabel="query head")
+    axes[0].set(ylabel="layer (0 is next to the embedding)")
+    figure.colorbar(image, ax=list(axes), location="bottom", shrink=0.7, aspect=30)
+    plt.show()
+
+
+def draw_pooling(one_layer: Sequence[int | float], reference: float, every_layer: Mapping[str, float]) -> None:
+    """Loss after pooling the heads of a single layer (top), and of all layers in several ways (bottom)."""
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(WIDTH, 5.8), height_ratios=[1.2, 1])
+    top.bar(range(len(one_layer)), [x - reference for x in one_layer], color=COLOUR["key"])
+    top.axhline(0, color=COLOUR["real"], lw=1)
+    top.set(title="one layer pooled, the others untouched", xlabel="layer", ylabel="loss added (nats/token)")
+    top.set_xticks(range(0, len(one_layer), 5))
+    names = list(every_layer)
+    colours = [COLOUR["faint"] if name in ("untouched", "guessing") else COLOUR["key"] for name in names]
+    bottom.barh(names, list(every_layer.values()), color=colours, height=0.6)
+    for y, value in enumerate(every_layer.values()):
+        bottom.text(value + 0.1, y, f"{value:.2f}", va="center")
+    bottom.invert_yaxis()
+    bottom.set(title="all layers pooled, no further training", xlabel="loss (nats/token)")
+    bottom.set_xlim(0, max(every_layer.values()) * 1.2)
+    plt.show()
