@@ -21,7 +21,7 @@ import torch
 
 from llama_from_scratch import Llama
 from llama_from_scratch.checkpoint import load_model
-from llama_from_scratch.checkpoint.huggingface.read import save_huggingface
+from llama_from_scratch.checkpoint.huggingface.write import save_huggingface
 from llama_from_scratch.checkpoint.stored import in_memory
 from llama_from_scratch.generation import Sampling, evaluate, generate
 from llama_from_scratch.tokenizer import Tokenizer, load_tokenizer

@@ -14,7 +14,7 @@ import pytest
 import torch
 import transformers
 from checkpoint_files import TYPES, hf_weights, write_gguf
-from llama_from_scratch.checkpoint.gguf.read.write import GGUF_TYPES, save_gguf
+from llama_from_scratch.checkpoint.gguf.write import GGUF_TYPES, save_gguf
 from reference import CASES, GQA, assert_same, random_hf, random_pair, random_tokens, scaled
 
 from llama_from_scratch import Llama, LlamaConfig
@@ -297,7 +297,7 @@ def test_a_disk_that_is_full(tmp_path):
 import resource, sys
 from pathlib import Path
 from llama_from_scratch import Llama, LlamaConfig
-from llama_from_scratch.checkpoint.gguf.read.write import save_gguf
+from llama_from_scratch.checkpoint.gguf.write import save_gguf
 from llama_from_scratch.checkpoint.stored import in_memory
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 save_gguf(in_memory(Llama(LlamaConfig(1000, 64, 2, 2, 1, 32, 128))), Path(sys.argv[1]), "F32")
@@ -327,7 +327,7 @@ WRITING = """
 import resource, sys
 from pathlib import Path
 from llama_from_scratch.checkpoint import EMBEDDED, describe
-from llama_from_scratch.checkpoint.gguf.read.write import save_gguf
+from llama_from_scratch.checkpoint.gguf.write import save_gguf
 found = describe(EMBEDDED)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before = peak()

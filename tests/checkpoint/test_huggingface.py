@@ -12,7 +12,7 @@ from checkpoint_files import memory_of_loading
 from reference import CASES, GQA, assert_same, hf_config, random_hf, random_pair, random_tokens, scaled
 from safetensors.torch import load_file, save_file
 
-import llama_from_scratch.checkpoint.huggingface.read as huggingface
+import llama_from_scratch.checkpoint.huggingface.write as huggingface
 from llama_from_scratch import Llama, LlamaConfig, RopeScaling
 from llama_from_scratch.checkpoint import describe, load_config, load_model, save_model
 from llama_from_scratch.files.errors import CheckpointError

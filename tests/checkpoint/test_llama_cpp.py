@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from llama_from_scratch.checkpoint.gguf.read.write import GGUF_TYPES, save_gguf
+from llama_from_scratch.checkpoint.gguf.write import GGUF_TYPES, save_gguf
 from nasty_text import FRAGMENTS
 from reference import CASES, GQA, assert_same, random_pair, random_tokens
 

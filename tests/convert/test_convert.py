@@ -289,8 +289,8 @@ MEMORY = """
 import resource, sys
 from pathlib import Path
 from llama_from_scratch.checkpoint import convert, describe
-from llama_from_scratch.checkpoint.huggingface.read import save_huggingface
-from llama_from_scratch.checkpoint.meta.read.write import save_meta
+from llama_from_scratch.checkpoint.huggingface.write import save_huggingface
+from llama_from_scratch.checkpoint.meta.write import save_meta
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 source, target, how = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 found = describe(source)

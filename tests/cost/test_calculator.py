@@ -21,7 +21,7 @@ from torch.utils.checkpoint import (
 from torch.utils.flop_counter import FlopCounterMode
 
 from llama_from_scratch import PRESETS, KVCache, Llama, LlamaConfig, cost
-from llama_from_scratch import parallel as calculator
+from llama_from_scratch import cost as calculator
 from llama_from_scratch.attention import causal_mask
 from llama_from_scratch.cost import A100_SXM, H100_SXM, Accelerator, Layout, Stage, step_time
 
