@@ -14,12 +14,12 @@ import pytest
 import torch
 import transformers
 from checkpoint_files import TYPES, hf_weights, write_gguf
-from llama_from_scratch.checkpoint.gguf.write import GGUF_TYPES, save_gguf
 from reference import CASES, GQA, assert_same, random_hf, random_pair, random_tokens, scaled
 
 from llama_from_scratch import Llama, LlamaConfig
 from llama_from_scratch.checkpoint import describe, load_model
 from llama_from_scratch.checkpoint.gguf.read import GGUFFile
+from llama_from_scratch.checkpoint.gguf.write import GGUF_TYPES, save_gguf
 from llama_from_scratch.checkpoint.stored import in_memory
 from llama_from_scratch.files.embedded import EMBEDDED
 from llama_from_scratch.files.errors import CheckpointError

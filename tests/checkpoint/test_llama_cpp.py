@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from llama_from_scratch.checkpoint.gguf.write import GGUF_TYPES, save_gguf
 from nasty_text import FRAGMENTS
 from reference import CASES, GQA, assert_same, random_pair, random_tokens
 
 from llama_from_scratch import Llama
 from llama_from_scratch.checkpoint import describe, load_model
+from llama_from_scratch.checkpoint.gguf.write import GGUF_TYPES, save_gguf
 from llama_from_scratch.checkpoint.stored import in_memory
 from llama_from_scratch.files.embedded import EMBEDDED
 from llama_from_scratch.generation import generate

@@ -8,11 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from checkpoint_files import hf_weights, write_meta
-from llama_from_scratch.checkpoint.meta.config import config_from_params, ffn_dim, params_from_config
 from reference import GQA, assert_same, random_hf, random_pair, random_tokens
 
 from llama_from_scratch import PRESETS, Llama, LlamaConfig, RopeScaling
 from llama_from_scratch.checkpoint import describe, load_config, load_model, save_model
+from llama_from_scratch.checkpoint.meta.config import config_from_params, ffn_dim, params_from_config
 from llama_from_scratch.files.errors import CheckpointError
 
 MHA, MQA, TIED = replace(GQA, n_kv_heads=8), replace(GQA, n_kv_heads=1), replace(GQA, tie_embeddings=True)
