@@ -326,7 +326,8 @@ def test_a_file_can_be_written_over_the_one_that_is_read(tmp_path):
 WRITING = """
 import resource, sys
 from pathlib import Path
-from llama_from_scratch.checkpoint import EMBEDDED, describe
+from llama_from_scratch.checkpoint import describe
+from llama_from_scratch.files.embedded import EMBEDDED
 from llama_from_scratch.checkpoint.gguf.write import save_gguf
 found = describe(EMBEDDED)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -164,7 +164,8 @@ def test_embedded_without_its_package(monkeypatch):
 
 
 def test_gguf_without_its_package(monkeypatch):
-    monkeypatch.delitem(sys.modules, "llama_from_scratch.checkpoint.gguf.read", raising=False)
+    for name in ("checkpoint.gguf.read", "files.gguf"):
+        monkeypatch.delitem(sys.modules, f"llama_from_scratch.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "gguf", None)
     for read in (describe, load_tokenizer):
         with pytest.raises(ImportError, match="run: pip install gguf"):
@@ -195,7 +196,7 @@ IMPORTED = """
 import sys
 from llama_from_scratch import checkpoint
 print([name for name in ("gguf", "huggingface_hub", "transformers") if name in sys.modules])
-checkpoint.load_model(checkpoint.EMBEDDED)
+checkpoint.load_model("SmolLM2-135M-Instruct")
 print([name for name in ("huggingface_hub", "transformers", "torch._dynamo") if name in sys.modules])
 """
 

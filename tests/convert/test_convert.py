@@ -288,7 +288,8 @@ def test_numbers_that_do_not_fit_the_type(source):
 MEMORY = """
 import resource, sys
 from pathlib import Path
-from llama_from_scratch.checkpoint import convert, describe
+from llama_from_scratch.checkpoint import describe
+from llama_from_scratch.convert import convert
 from llama_from_scratch.checkpoint.huggingface.write import save_huggingface
 from llama_from_scratch.checkpoint.meta.write import save_meta
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
