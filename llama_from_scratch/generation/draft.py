@@ -34,7 +34,7 @@ def draft_model(model: Llama, small: Llama) -> Draft:
         )
     if small.embedding.weight.device != device:
         raise ValueError(f"the draft model is on {small.embedding.weight.device} and the model on {device}; move one")
-    cache = GrowingCache(small.config, 1, small.embedding.weight.dtype, device)
+    cache = small.new_cache(1, 0, GrowingCache)
     held: list[int] = []  # the text that the cache was given, and perhaps a token more
 
     def guess(

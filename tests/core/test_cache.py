@@ -69,10 +69,10 @@ def test_what_was_rewound_leaves_no_trace(small, new_cache):
 @torch.no_grad()
 def test_padded_rows_give_what_each_gives_alone(small, new_cache):
     tokens, pads = random_tokens(), (0, 19)
-    real = torch.arange(48) >= torch.tensor(pads)[:, None]
+    mask = torch.arange(48) >= torch.tensor(pads)[:, None]
     cache = new_cache(small.config, 2)
     logits = torch.cat(
-        [small(tokens[:, a:b], cache, real[:, :b]) for a, b in itertools.pairwise((0, 10, 33, 48))], dim=1
+        [small(tokens[:, a:b], cache, mask[:, :b]) for a, b in itertools.pairwise((0, 10, 33, 48))], dim=1
     )
     for row, pad in enumerate(pads):
         close(logits[row, pad:], small(tokens[row : row + 1, pad:])[0])
