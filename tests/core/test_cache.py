@@ -258,7 +258,9 @@ def test_dynamic_scaling_in_samples_and_batches():
         assert generate_samples(model, ids, 2, 30) == [list(generate(model, ids, 30))] * 2
     pair = [short, [80, 17, 5]]
     assert generate_batch(model, pair, 30) == [list(generate(model, ids, 30)) for ids in pair]
-    with pytest.raises(ValueError, match="its RoPE scaling is dynamic, .*; generate one by one, or in batches of one"):
+    with pytest.raises(
+        ValueError, match="its RoPE scaling is dynamic, .*; generate one by one, or in batches of equal"
+    ):
         generate_batch(model, [text, short], 30)
 
 
