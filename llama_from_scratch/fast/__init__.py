@@ -13,7 +13,7 @@
 from .decoder import Decoder
 from .fixed_cache import FixedCache
 from .fused import fuse
-from .prepare import prepare
+from .prepared import prepare
 from .quantised import quantise
 
 __all__ = ["Decoder", "FixedCache", "fuse", "prepare", "quantise"]

@@ -106,7 +106,7 @@ quick_with_bytes = pytest.mark.skipif(not has_int8_products(torch.device("cpu"))
 @quick_with_bytes
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rows", [1, 7, 200])
-def test_products_in_whole_numbers(rows, dtype):
+def test_int8_matmul_rounds_inputs_only(rows, dtype):
     """Each input is off by half a step of its fine byte at most; a row of zeros, and one with a number that stands out,
     are rows like others. Codes at both ends and 1536 columns: no sum of products of bytes is cut off."""
     codes = torch.randint(-127, 128, (64, 1536), dtype=torch.int8)
@@ -126,7 +126,7 @@ def test_products_in_whole_numbers(rows, dtype):
 @quick_with_bytes
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rows", [1, WIDE + 1])
-def test_which_products_are_in_whole_numbers(kind, rows):
+def test_layers_use_products_of_bytes_where_meant(kind, rows):
     """All of int8; of int4 those of a prompt, with its 4-bit weights rounded to 8 bits."""
     weight, bias, x = torch.randn(96, 128), torch.randn(96), torch.randn(rows, 128)
     layer = KINDS[kind].from_linear(linear(weight, bias))
