@@ -11,9 +11,9 @@ from .rope import rotate
 
 
 def causal_mask(slots: Int[Tensor, " seq"], n_keys: int) -> Bool[Tensor, "seq keys"]:
-    """True where a query may look: the token in slot s sees the keys in slots 0 … s.
+    """True where a query may attend: the token in slot s to the keys in slots 0 … s.
 
-    `slots` counts from the start of the cache, so a mask for new tokens behind cached ones comes out right.
+    slots: of the new tokens, counted from the start of the cache, so the mask is also right after cached tokens.
     """
     return torch.arange(n_keys, device=slots.device) <= slots[:, None]
 
@@ -23,9 +23,9 @@ def attention_weights(
     k: Float[Tensor, "batch kv_heads keys head_dim"],
     mask: Bool[Tensor, "... seq keys"],
 ) -> Float[Tensor, "batch heads seq keys"]:
-    """softmax(q kᵀ / sqrt(head_dim)) in the open, in fp32; query head h reads key head h // (heads / kv_heads).
+    """softmax(q kᵀ / sqrt(head_dim)), in fp32; query head h reads key head h // (heads / kv_heads).
 
-    The model itself calls a fused kernel that never stores these weights; this is for looking at them.
+    The model calls a fused kernel that never stores these weights; this function is for looking at them.
     Source: Vaswani et al., 2017, arXiv 1706.03762, eq. 1; groups: Ainslie et al., 2023, arXiv 2305.13245, section 2.2.
     """
     k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
@@ -34,7 +34,11 @@ def attention_weights(
 
 
 class Attention(nn.Module):
-    """Each token looks at itself and the tokens before it, and takes in a weighted mean of their values."""
+    """Grouped-query attention: each token takes a weighted mean of the values of itself and the tokens before it.
+
+    Source: Vaswani et al., 2017, arXiv 1706.03762, section 3.2; groups: Ainslie et al., 2023, arXiv 2305.13245,
+    section 2.2.
+    """
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
@@ -57,7 +61,10 @@ class Attention(nn.Module):
         mask: Bool[Tensor, "... seq keys"] | None,
         cache: LayerCache | None = None,
     ) -> Float[Tensor, "batch seq dim"]:
-        """mask: None is the causal mask of a text with nothing before it, or that of one token, which sees all."""
+        """Attention of `x` to the keys in `cache` and to its own, which are appended to the cache.
+
+        mask: True where a query may attend. None: causal, for a text with an empty cache or for one new token.
+        """
         q, k, v = (
             projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # [batch, heads or kv_heads, seq, head_dim]
             for projected in self.project(x)
@@ -67,7 +74,7 @@ class Attention(nn.Module):
             k, v = cache.append(k, v)
         return self.o_proj(self.mix(q, k, v, mask).transpose(1, 2).flatten(2))
 
-    # What `fast` does in another way, and nothing else:
+    # `fast` overrides these two, and nothing else:
     def project(self, x: Float[Tensor, "batch seq dim"]) -> tuple[Tensor, ...]:
         return self.q_proj(x), self.k_proj(x), self.v_proj(x)
 

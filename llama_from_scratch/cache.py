@@ -1,4 +1,4 @@
-"""The key/value cache: what attention computed for earlier tokens, kept so that it is computed once."""
+"""The key/value cache: keys and values of earlier tokens, kept so that they are computed only once."""
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,10 @@ class LayerCache:
     def append(
         self, k: Float[Tensor, "batch kv_heads seq head_dim"], v: Float[Tensor, "batch kv_heads seq head_dim"]
     ) -> tuple[Float[Tensor, "batch kv_heads keys head_dim"], Float[Tensor, "batch kv_heads keys head_dim"]]:
-        """Store the new tokens behind the old ones; returns all keys and values so far, as views."""
+        """Store the new tokens after the old ones; returns all keys and values so far, as views.
+
+        Raises ValueError if batch or dtype are not those of the cache, or the tokens exceed its capacity.
+        """
         if (k.shape[0], k.dtype) != (self.keys.shape[0], self.keys.dtype):
             raise ValueError(
                 f"the cache was made for {self.keys.shape[0]} sequences in {self.keys.dtype}, "
@@ -33,7 +36,7 @@ class LayerCache:
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def make_room(self, needed: int) -> None:
-        """Called when the buffers are too small for `needed` tokens; `generation.GrowingCache` has an answer to it."""
+        """Called when the buffers are too small for `needed` tokens; `generation.GrowingCache` enlarges them here."""
         raise ValueError(
             f"the cache holds {self.keys.shape[2]} tokens and {needed} are needed; make it with a larger capacity"
         )
@@ -42,7 +45,8 @@ class LayerCache:
 class KVCache:
     """One `LayerCache` for each block of a model.
 
-    Costs 2 · n_layers · n_kv_heads · head_dim numbers for each token of each sequence: what GQA makes small.
+    Holds 2 · n_layers · n_kv_heads · head_dim numbers for each token of each sequence; GQA makes n_kv_heads small.
+    `Llama.new_cache` makes one in the dtype and on the device of a model.
     """
 
     _layer_type = LayerCache
@@ -60,7 +64,7 @@ class KVCache:
 
     @property
     def length(self) -> int:
-        """Tokens stored so far in every layer: the last is written last, also if a pass was interrupted."""
+        """Tokens stored in every layer. The last layer is written last, so an interrupted pass does not count."""
         return self.layers[-1].length
 
     @property
@@ -69,7 +73,7 @@ class KVCache:
         return sum(2 * layer.keys.nbytes for layer in self.layers)
 
     def rewind(self, length: int) -> None:
-        """Forget every token from `length` on."""
+        """Forget every token from position `length` on. Raises ValueError if fewer than `length` are stored."""
         if not 0 <= length <= self.length:
             raise ValueError(f"the cache holds {self.length} tokens; it cannot be rewound to {length}")
         for layer in self.layers:

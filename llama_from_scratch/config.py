@@ -28,8 +28,8 @@ class RopeScaling:
     kind: Literal["linear", "dynamic", "yarn", "llama3"]
     factor: float  # how many times longer than the training context
     original_max_seq_len: int | None = None  # training context in tokens (all kinds but linear need it)
-    low_freq_factor: float = 1.0  # llama3: fewer turns than this within the training context: divided by factor
-    high_freq_factor: float = 4.0  # llama3: more turns than this: kept
+    low_freq_factor: float = 1.0  # llama3: pairs with fewer turns in the training context are divided by factor
+    high_freq_factor: float = 4.0  # llama3: pairs with more turns in the training context stay as they are
     beta_fast: float = 32.0  # yarn: as high_freq_factor
     beta_slow: float = 1.0  # yarn: as low_freq_factor
     attention_factor: float | None = None  # yarn: multiplies cos and sin; None means 0.1 ln(factor) + 1
@@ -61,7 +61,7 @@ class LlamaConfig:
     """Everything that distinguishes one Llama from another, apart from its weights.
 
     Raises:
-        ValueError: if no Llama can have these numbers; the message names the field, its value and what is allowed.
+        ValueError: for numbers that no Llama can have; the message names the field, its value and what is allowed.
     """
 
     vocab_size: int  # tokens in the vocabulary
@@ -111,14 +111,24 @@ class LlamaConfig:
         return self.n_heads // self.n_kv_heads
 
     @property
-    def n_params(self) -> int:
-        """Parameters of the whole model; a tied output projection is counted once."""
+    def n_params_by_part(self) -> dict[str, int]:
+        """Parameters of each part, all blocks together; a tied output projection has none of its own."""
         q_dim, kv_dim = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
         attention = 2 * self.dim * (q_dim + kv_dim) + self.attention_bias * (q_dim + 2 * kv_dim + self.dim)
         feed_forward = 3 * self.dim * self.ffn_dim + self.ffn_bias * (2 * self.ffn_dim + self.dim)
-        block = attention + feed_forward + 2 * self.dim  # two norms
-        embeddings = (1 if self.tie_embeddings else 2) * self.vocab_size * self.dim
-        return embeddings + self.n_layers * block + self.dim  # and the last norm
+        table = self.vocab_size * self.dim
+        return {
+            "embedding": table,
+            "attention": self.n_layers * attention,
+            "feed-forward": self.n_layers * feed_forward,
+            "norms": (2 * self.n_layers + 1) * self.dim,  # two in each block, and the last one
+            "output projection": 0 if self.tie_embeddings else table,
+        }
+
+    @property
+    def n_params(self) -> int:
+        """Parameters of the model; a tied output projection is counted once."""
+        return sum(self.n_params_by_part.values())
 
 
 def _preset(
@@ -130,7 +140,7 @@ def _preset(
     )
 
 
-# Sources: Meta's params.json and the config.json of each released repository; the last one comes with this package.
+# Sources: Meta's params.json, and the config.json of each released repository.
 # fmt: off
 PRESETS: dict[str, LlamaConfig] = {
     #                                vocab    dim layers heads kv  ffn_dim  theta  context
@@ -153,6 +163,5 @@ PRESETS: dict[str, LlamaConfig] = {
     "SmolLM2-135M":           _preset(49152,   576,  30,   9,   3,  1536, 1e5,   8192, tied=True),
     "SmolLM2-360M":           _preset(49152,   960,  32,  15,   5,  2560, 1e5,   8192, tied=True),
     "SmolLM2-1.7B":           _preset(49152,  2048,  24,  32,  32,  8192, 1.3e5, 8192, tied=True),
-    "Folio-5M":               _preset(4096,    256,   6,   8,   4,   704, 1e4,    256, tied=True),  # our own
 }
 # fmt: on

@@ -1,4 +1,4 @@
-"""SwiGLU: the feed-forward layer, where one projection opens and shuts the gates of another."""
+"""SwiGLU: the feed-forward layer, in which one projection gates another."""
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -23,5 +23,5 @@ class FeedForward(nn.Module):
         gate, up = self.project(x)
         return self.down_proj(F.silu(gate) * up)
 
-    def project(self, x: Float[Tensor, "batch seq dim"]) -> tuple[Tensor, ...]:  # `fast` does it in one product
+    def project(self, x: Float[Tensor, "batch seq dim"]) -> tuple[Tensor, ...]:  # `fast` overrides it with one product
         return self.gate_proj(x), self.up_proj(x)

@@ -14,7 +14,7 @@ from .rope import Rope
 
 
 class Block(nn.Module):
-    """Two sub-layers. Each reads a normalised copy of the residual stream and adds what it found to the stream."""
+    """Two sub-layers. Each reads a normalised copy of the residual stream and adds its output to the stream."""
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
@@ -59,7 +59,11 @@ class Llama(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, std: float = 0.02) -> None:
-        """Random matrices; those that write to the residual stream are smaller, since 2 · n_layers of them add up."""
+        """Normal weights of deviation `std`, over sqrt(2 · n_layers) where a matrix writes to the residual stream.
+
+        2 · n_layers such outputs add up. Source: Radford et al., 2019, Language Models are Unsupervised Multitask
+        Learners (GPT-2), section 2.3.
+        """
         for name, weight in self.named_parameters():
             if weight.dim() == 2:
                 writes = name.endswith(("o_proj.weight", "down_proj.weight"))
@@ -71,37 +75,40 @@ class Llama(nn.Module):
         self,
         tokens: Int[Tensor, "batch seq"],
         cache: KVCache | None = None,
-        real: Bool[Tensor, "batch keys"] | None = None,
+        attention_mask: Bool[Tensor, "batch keys"] | None = None,
     ) -> Float[Tensor, "batch seq vocab"]:
-        """Logits for the token after each of `tokens`.
+        """Logits for the token after each of `tokens`, in the dtype of the weights.
 
-        cache: holds the tokens before these and takes these in; None if these are the first.
-        real: False where a token is only padding (on the left), cached tokens included; None if there is none.
-        Raises ValueError for tokens outside the vocabulary (checked on the CPU) and beyond the context length or the
-        cache's capacity, and for arguments whose type or shape does not fit.
+        cache: holds the tokens before these, and stores these too; None if these are the first.
+        attention_mask: True for a token, False for padding (which must be on the left), cached tokens included; None
+            if nothing is padding. The same as in transformers.
+
+        Raises:
+            ValueError: for tokens outside the vocabulary (checked on the CPU only), more tokens than the context or
+                the cache holds, and arguments of the wrong dtype or shape.
         """
-        return self.logits(self.hidden(tokens, cache, real))
+        return self.logits(self.hidden(tokens, cache, attention_mask))
 
     def hidden(
         self,
         tokens: Int[Tensor, "batch seq"],
         cache: KVCache | None = None,
-        real: Bool[Tensor, "batch keys"] | None = None,
+        attention_mask: Bool[Tensor, "batch keys"] | None = None,
     ) -> Float[Tensor, "batch seq dim"]:
-        """The stream behind the last norm, which `logits` reads; the same arguments and errors as `forward`.
+        """The residual stream after the last norm, which `logits` reads; arguments and errors are those of `forward`.
 
-        Whoever needs the logits of a few tokens only, or of a few at a time, calls the two one after the other.
+        Call `hidden` and then `logits` to compute the logits of only some tokens, or of a few at a time.
         """
         start = cache.length if cache is not None else 0
-        self._check(tokens, start, real)
+        self._check(tokens, start, attention_mask)
         end = start + tokens.shape[1]
         slots = torch.arange(start, end, device=tokens.device)
-        # With nothing before a text no mask need be written out: kernels that know the causal one are quicker.
-        mask = None if start == 0 and real is None else causal_mask(slots, end)
+        # Without cache and padding the mask is plainly causal; kernels are faster if it is not written out.
+        mask = None if start == 0 and attention_mask is None else causal_mask(slots, end)
         positions = slots.expand(tokens.shape[0], -1)
-        if real is not None:
-            mask = mask & real[:, None, None, :]
-            positions = (real.cumsum(dim=-1) - 1).clamp(min=0)[:, start:]
+        if attention_mask is not None:
+            mask = mask & attention_mask[:, None, None, :]
+            positions = (attention_mask.cumsum(dim=-1) - 1).clamp(min=0)[:, start:]
         return self.norm(self.run_blocks(self.embedding(tokens), positions, mask, cache))
 
     def run_blocks(
@@ -112,9 +119,10 @@ class Llama(nn.Module):
         cache: KVCache | None = None,
         stop: int | None = None,
     ) -> Float[Tensor, "batch seq dim"]:
-        """The residual stream after the blocks 0 to `stop` - 1, or after all of them, before the last norm.
+        """The residual stream after blocks 0 … stop - 1, before the last norm; `stop` None runs all blocks.
 
-        x: embedded tokens, or any other vectors. mask: None as in `Attention`. Nothing is checked.
+        x: embedded tokens, or any other vectors, as for soft prompts, images or integrated gradients.
+        positions: of each vector, counted from 0. mask: as in `Attention.forward`. Nothing is checked.
         """
         cos, sin = self.rope(positions)
         for i, block in enumerate(self.blocks):
@@ -124,10 +132,15 @@ class Llama(nn.Module):
         return x
 
     def logits(self, x: Float[Tensor, "... dim"]) -> Float[Tensor, "... vocab"]:
-        """The output projection of what `hidden` gives."""
+        """The output projection, of what `hidden` returns."""
         return F.linear(x, self.embedding.weight) if self.lm_head is None else self.lm_head(x)
 
-    def _check(self, tokens: Tensor, start: int, real: Tensor | None) -> None:
+    def new_cache(self, batch: int, capacity: int, kind: type[KVCache] = KVCache) -> KVCache:
+        """An empty cache for `batch` sequences of up to `capacity` tokens, in this model's dtype and on its device."""
+        weight = self.embedding.weight
+        return kind(self.config, batch, capacity, weight.dtype, weight.device)
+
+    def _check(self, tokens: Tensor, start: int, attention_mask: Tensor | None) -> None:
         if tokens.dim() != 2 or tokens.dtype not in (torch.int32, torch.int64):
             raise ValueError(
                 f"tokens have shape {list(tokens.shape)} and type {tokens.dtype}; give torch.long in [batch, seq]"
@@ -144,8 +157,9 @@ class Llama(nn.Module):
                 f"token ids run from {tokens.min()} to {tokens.max()}; "
                 f"this model knows 0 to {self.config.vocab_size - 1}"
             )
-        if real is not None and (real.dtype != torch.bool or real.shape != (tokens.shape[0], end)):
+        mask, shape = attention_mask, (tokens.shape[0], end)
+        if mask is not None and (mask.dtype != torch.bool or mask.shape != shape):
             raise ValueError(
-                f"real has shape {list(real.shape)} and type {real.dtype}; it must be torch.bool in "
-                f"{[tokens.shape[0], end]}: one entry for each token, cached ones included"
+                f"attention_mask has shape {list(mask.shape)} and type {mask.dtype}; it must be torch.bool in "
+                f"{list(shape)}: one entry for each token, cached ones included"
             )

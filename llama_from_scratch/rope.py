@@ -17,14 +17,24 @@ def rope_frequencies(head_dim: int, theta: float, factor: float = 1.0) -> Float[
     return 1.0 / (factor * theta ** (torch.arange(0, head_dim, 2, device="cpu").float() / head_dim))
 
 
+def yarn_attention_factor(factor: float) -> float:
+    """The factor by which YaRN multiplies cos and sin, for a context that is `factor` times as long.
+
+    Queries and keys both carry it, so it makes the scores larger by its square.
+    Source: Peng et al., 2023, arXiv 2309.00071, section 3.4, eq. 22, where it is the square root of 1/t.
+    """
+    return 0.1 * math.log(factor) + 1
+
+
 def scaled_frequencies(
     head_dim: int, theta: float, scaling: RopeScaling | None, length: int = 0
 ) -> tuple[Float[Tensor, " half"], float]:
     """Frequencies after context extension, and the factor that multiplies cos and sin (1 except for YaRN).
 
-    `length`, the positions in use (in tokens), matters to dynamic NTK only.
-    Sources: linear: Chen et al., 2023, arXiv 2306.15595; yarn: Peng et al., 2023, arXiv 2309.00071, section 3;
-    llama3: `apply_scaling` in Meta's llama-models; dynamic: described in arXiv 2309.00071, section 3.3.
+    length: the positions in use, in tokens; only dynamic NTK reads it.
+
+    Sources: linear: Chen et al., 2023, arXiv 2306.15595, section 2.3; yarn: Peng et al., 2023, arXiv 2309.00071,
+    section 3; dynamic: the same, section 3.3; llama3: `apply_scaling` in Meta's llama-models.
     """
     freqs = rope_frequencies(head_dim, theta)
     if scaling is None:
@@ -41,18 +51,18 @@ def scaled_frequencies(
         keep = ((original / wavelengths - low) / (high - low)).clamp(0, 1)
         return (1 - keep) * freqs / factor + keep * freqs, 1.0
 
-    def pair_that_turns(turns: float) -> float:  # index of the pair that turns so often within the training context
+    def pair_that_turns(turns: float) -> float:  # index of the pair with this many turns in the training context
         return head_dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
     first = max(math.floor(pair_that_turns(scaling.beta_fast)), 0)
     last = min(math.ceil(pair_that_turns(scaling.beta_slow)), head_dim - 1)
     keep = 1 - ((torch.arange(head_dim // 2, device="cpu") - first) / max(last - first, 0.001)).clamp(0, 1)
-    attention_factor = scaling.attention_factor or 0.1 * math.log(factor) + 1
+    attention_factor = scaling.attention_factor or yarn_attention_factor(factor)
     return rope_frequencies(head_dim, theta, factor) * (1 - keep) + freqs * keep, attention_factor
 
 
 class Rope(nn.Module):
-    """Gives the cos and sin of every angle for the positions at hand. Has no parameters and saves nothing."""
+    """Computes cos and sin of every angle from the positions. Has no parameters and adds nothing to the state dict."""
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()

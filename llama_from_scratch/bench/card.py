@@ -1,4 +1,4 @@
-"""What a run costs on paper, and which machine it runs on."""
+"""The bytes that a decoding step reads, and the machine that a measurement ran on."""
 
 import platform
 import sys
@@ -14,12 +14,12 @@ from ..model import Llama
 
 
 def bytes_read(model: Llama) -> int:
-    """Bytes of weights that one decoding step reads: all but the embedding table, of which it reads a row or two.
+    """Bytes of weights that one decoding step reads: all but the embedding table, of which it reads one row a sequence.
 
-    int4 keeps its codes in two orders, of which decoding reads one.
+    A tied table is read in full, as the output projection. int4 holds its codes in two orders, and decoding reads one.
     """
     tensors: dict[str, Tensor] = dict(model.named_parameters()) | dict(model.named_buffers())
-    if model.lm_head is not None:  # a tied table is read, as the output projection
+    if model.lm_head is not None:
         del tensors["embedding.weight"]
     for name, module in model.named_modules():
         if isinstance(module, Int4Linear):
@@ -28,9 +28,9 @@ def bytes_read(model: Llama) -> int:
 
 
 def machine(device: torch.device) -> dict[str, str | int]:
-    """The device, the versions, the command and the date."""
+    """Device, versions, command and date, under the words that the result shows."""
     arguments = sys.argv[1:]
-    if "--json" in arguments:  # where the result is written is no part of how it came about
+    if "--json" in arguments:  # the place of the result did not influence it
         at = arguments.index("--json")
         arguments = arguments[:at] + arguments[at + 2 :]
     arguments = [argument for argument in arguments if not argument.startswith("--json=")]

@@ -1,4 +1,4 @@
-"""The two limits of a machine, measured where it stands: bytes moved and products computed in a second."""
+"""The two limits of this machine, measured: bytes copied and FLOPs of matrix products in a second."""
 
 import time
 from collections.abc import Callable
@@ -6,20 +6,20 @@ from typing import Literal
 
 import torch
 
-# "cpu" is the time that this process was at work, all its threads added up. Beside other work on the machine it says
-# more than the time on the wall, as long as there is one thread: threads that wait for each other count as well.
+# "cpu" is the CPU time of this process, all threads added up. With one thread it is the better clock on a busy machine;
+# with more, threads that wait for each other count as well.
 Clock = Literal["wall", "cpu"]
 CLOCKS: dict[Clock, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done all that it was asked to."""
+    """Block until the device has finished all work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def timed(run: Callable[[], object], device: torch.device, clock: Clock) -> float:
-    """Seconds from an idle device to an idle device."""
+    """Seconds that `run` takes, including all work that it starts on the device."""
     wait(device)
     start = CLOCKS[clock]()
     run()
@@ -28,19 +28,19 @@ def timed(run: Callable[[], object], device: torch.device, clock: Clock) -> floa
 
 
 def best_time(run: Callable[[], object], device: torch.device, clock: Clock, rounds: int) -> float:
-    """Seconds of the quickest of several runs, after one that does not count: a ceiling is what can be reached."""
+    """Seconds of the fastest of several runs, after one warm-up: a ceiling is what can be reached."""
     return min([timed(run, device, clock) for _ in range(rounds + 1)][1:])
 
 
 def repeats(device: torch.device) -> int:
-    """Runs that are timed as one: a GPU is done so soon that the way to it and back would count."""
+    """Runs that are timed together: on a GPU, launch and synchronisation would be a large part of a single one."""
     return 8 if device.type == "cuda" else 1
 
 
 def copy_bandwidth(device: torch.device, clock: Clock, n_bytes: int | None = None, rounds: int = 5) -> float:
-    """Bytes read and written in a second by a copy that is larger than any cache (1 GB, on a GPU 4)."""
+    """Bytes read plus bytes written in a second by a copy larger than any cache (1 GiB, on a GPU 4 GiB)."""
     n_bytes = n_bytes or 2 ** (32 if device.type == "cuda" else 30)
-    source = torch.ones(n_bytes // 4, device=device)  # ones: pages never written to would all be one page of zeros
+    source = torch.ones(n_bytes // 4, device=device)  # ones: pages that were never written all map to one page of zeros
     target = torch.ones_like(source)
     n = repeats(device)
     return n * 2 * source.nbytes / best_time(lambda: [target.copy_(source) for _ in range(n)], device, clock, rounds)

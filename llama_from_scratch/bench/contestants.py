@@ -1,4 +1,4 @@
-"""Who runs: our model in several ways, and others on the same weights. All are asked for the same two things."""
+"""The contestants: our model in several ways, and other programs on the same weights, behind one interface."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ..cache import KVCache
 from ..checkpoint.huggingface.config import config_to_json
 from ..checkpoint.names import TO_HUGGING_FACE, translate
 from ..fast import Decoder
@@ -22,27 +21,26 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Contestant(Protocol):
-    """Greedy, without a tokenizer and without stops: only the work itself."""
+    """Greedy decoding without tokenizer and stops, so that only the model's own work is timed."""
 
     def prefill(self) -> None:
-        """Forget everything and read the prompt, up to the token that comes after it."""
+        """Start anew: run the prompt and choose the first new token."""
 
     def step(self) -> None:
-        """Feed that token back, and find the next one."""
+        """Run the newest token and choose the next one."""
 
     def newest(self) -> int:
-        """The token of the first sequence that was found last."""
+        """The newest token of the first sequence."""
 
 
 class Plain:
-    """Our model as the chapters run it: nothing fused, nothing compiled."""
+    """Our model as it is: not fused, not compiled."""
 
     def __init__(self, model: Llama, prompt: Int[Tensor, "batch seq"], capacity: int) -> None:
         self.model, self.prompt, self.capacity = model, prompt, capacity
 
     def prefill(self) -> None:
-        weight = self.model.embedding.weight
-        self.cache = KVCache(self.model.config, len(self.prompt), self.capacity, weight.dtype, weight.device)
+        self.cache = self.model.new_cache(len(self.prompt), self.capacity)
         self._next(self.prompt)
 
     def step(self) -> None:
@@ -57,7 +55,7 @@ class Plain:
 
 
 class Fast:
-    """Our model, prepared, in a `Decoder`."""
+    """Our model in a `Decoder`."""
 
     def __init__(
         self, model: Llama, prompt: Int[Tensor, "batch seq"], capacity: int, compile: Scope | None = None
@@ -65,7 +63,7 @@ class Fast:
         self.prompt = prompt
         self.decoder = Decoder(model, len(prompt), capacity, compile)
 
-    @torch.inference_mode()  # as each step: a step whose input is of another kind would be compiled anew
+    @torch.inference_mode()  # like each step: other tensors as its input would be compiled anew
     def prefill(self) -> None:
         self.at = self.prompt.shape[1]
         self.tokens = self.decoder.prefill(self.prompt).argmax(dim=-1, keepdim=True)
@@ -79,7 +77,7 @@ class Fast:
 
 
 class Transformers:
-    """`LlamaForCausalLM` on the very same tensors, with its `DynamicCache`, its default attention, and eager."""
+    """`LlamaForCausalLM` on the same tensors, with its `DynamicCache` and its default attention, not compiled."""
 
     def __init__(self, model: Llama, prompt: Int[Tensor, "batch seq"], capacity: int) -> None:
         self.model, self.prompt = transformers_twin(model), prompt
@@ -103,7 +101,7 @@ class Transformers:
 
 
 class LlamaCpp:
-    """llama.cpp, through the package llama-cpp-python, on the GGUF file itself: its own quantised arithmetic."""
+    """llama.cpp, through the package llama-cpp-python, on the GGUF file and with its own quantised arithmetic."""
 
     def __init__(self, path: Path, prompt: Int[Tensor, "1 seq"], capacity: int, threads: int) -> None:
         self.prompt = prompt[0].tolist()
@@ -122,7 +120,7 @@ class LlamaCpp:
         import numpy as np
 
         self.model.eval(tokens)
-        # Straight from the library: the package's own `scores` would be as many copies of the vocabulary as tokens.
+        # From the library itself: the package's own `scores` hold logits for every token of the context.
         context, vocab = self.model.ctx, self.model.n_vocab()
         self.token = int(np.ctypeslib.as_array(llama_cpp().llama_get_logits_ith(context, -1), (vocab,)).argmax())
 
@@ -139,7 +137,7 @@ def transformers_twin(model: Llama) -> "transformers.LlamaForCausalLM":
         twin = transformers.LlamaForCausalLM(config)
     weights = {translate(name, TO_HUGGING_FACE): tensor for name, tensor in model.state_dict().items()}
     twin.load_state_dict(weights, assign=True, strict=model.lm_head is not None)
-    twin.tie_weights()  # if the config says so: one parameter then, not two on the same memory
+    twin.tie_weights()  # if the config says so: one parameter, not two in the same memory
     with torch.device(weight.device):  # its frequencies are not among the weights
         twin.model.rotary_emb = type(twin.model.rotary_emb)(config=config)
     return twin.eval()

@@ -1,4 +1,4 @@
-"""Times of several contestants, taken in turns, so that what else the machine does falls on all of them."""
+"""Times of several contestants, taken in turns, so that other load on the machine affects all of them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from .contestants import Contestant
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of one contestant: for each round, the median of its runs; on a GPU, which is not stopped, their mean."""
+    """Seconds of one contestant in each round: the median of its steps; on a GPU, which is not stopped, their mean."""
 
     rounds: tuple[float, ...]
 
@@ -22,16 +22,16 @@ class Times:
 
     @property
     def spread(self) -> tuple[float, float]:
-        """The quickest and the slowest round."""
+        """The fastest and the slowest round."""
         return min(self.rounds), max(self.rounds)
 
     def ratio(self, other: "Times") -> float:
-        """How many times as long `other` takes: the median of the ratios within each round."""
+        """Time of `other` over our own time: the median of the ratios of each round."""
         return median(theirs / ours for ours, theirs in zip(self.rounds, other.rounds, strict=True))
 
 
 def in_turns(tasks: Mapping[str, Callable[[], float]], rounds: int, warm_up: int = 1) -> dict[str, Times]:
-    """Every task once in each round, after `warm_up` rounds that do not count. A task gives its own seconds."""
+    """Run every task once in each round, after `warm_up` rounds that do not count. A task returns its seconds."""
     found: dict[str, list[float]] = {name: [] for name in tasks}
     for number in range(rounds + warm_up):
         for name, task in tasks.items():
@@ -46,7 +46,7 @@ def prefill_seconds(contestant: Contestant, device: torch.device, clock: Clock) 
 
 
 def decode_seconds(contestant: Contestant, device: torch.device, clock: Clock, n_tokens: int) -> float:
-    """Seconds a token, after the prompt. On a GPU, n_tokens together: to wait for each would be part of the time."""
+    """Seconds for each token after the prompt. On a GPU all together: a host sync after each would cost time."""
     contestant.prefill()
     contestant.step()
     if device.type == "cuda":
@@ -60,14 +60,14 @@ def decode_seconds(contestant: Contestant, device: torch.device, clock: Clock, n
 
 
 def forget_peak(device: torch.device) -> None:
-    """Give what is cached back to a GPU, and count its peak from here on."""
+    """Return PyTorch's cached memory to a GPU, and start a new count of its peak."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Bytes at most in use: on a GPU since `forget_peak`, else by this process, all contestants together."""
+    """The most bytes in use: on a GPU since `forget_peak`, else by this process, all contestants together."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

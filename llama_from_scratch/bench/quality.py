@@ -1,4 +1,4 @@
-"""What a faster model costs in quality, token by token, on the path that decoding takes or that a prompt takes."""
+"""How much a faster model changes the predictions, with the kernels of decoding or with those of a prompt."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..cache import KVCache
 from ..model import Llama
 
 PIECE = 32  # tokens in a pass: few enough for the kernels that decode (`fast.int8.WIDE`)
@@ -14,6 +13,8 @@ PIECE = 32  # tokens in a pass: few enough for the kernels that decode (`fast.in
 
 @dataclass(frozen=True)
 class Quality:
+    """A model beside a reference, on one text."""
+
     nats_per_token: float  # -log p of the text's own tokens
     perplexity_change: float  # as a share of the reference's: 0.01 is one per cent worse
     same_choice: float  # share of positions where the most likely token is that of the reference
@@ -22,16 +23,15 @@ class Quality:
 
 @torch.inference_mode()
 def next_token_logits(model: Llama, ids: Int[Tensor, "1 seq"], at_a_time: int = PIECE) -> Float[Tensor, "seq vocab"]:
-    """Logits behind every token of a text, in fp32."""
-    weight = model.embedding.weight
-    cache = KVCache(model.config, 1, ids.shape[1], weight.dtype, weight.device)
+    """Logits after every token of a text, in fp32."""
+    cache = model.new_cache(1, ids.shape[1])
     return torch.cat([model(piece, cache)[0].float() for piece in ids.split(at_a_time, dim=1)])
 
 
 def compare(
     reference: Float[Tensor, "seq vocab"], model: Llama, ids: Int[Tensor, "1 seq"], at_a_time: int = PIECE
 ) -> Quality:
-    """`model` on a text, beside the logits that another gave for it."""
+    """`model` on a text, beside the logits of another model (`reference`) for the same text."""
     found = next_token_logits(model, ids, at_a_time)
     theirs, ours = (logits[:-1].double().log_softmax(dim=-1) for logits in (reference, found))
     wanted = ids[0, 1:, None].long()

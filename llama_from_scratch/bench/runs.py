@@ -1,4 +1,4 @@
-"""The measurements: each gives a dictionary that is written as JSON and shown as a table."""
+"""The measurements; each returns a dictionary, which is written as JSON and shown as a table."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..checkpoint import describe, load_model
-from ..cost import cache_bytes_per_token, forward_flops, parameters
+from ..cost import cache_bytes_per_token, forward_flops
 from ..fast import prepare
 from ..fast.compile import Scope
 from ..fast.quantised import Bits
@@ -21,18 +21,18 @@ from .contestants import Contestant, Fast, LlamaCpp, Plain, Transformers, import
 from .measure import Times, decode_seconds, forget_peak, in_turns, peak_memory, prefill_seconds
 from .quality import compare, next_token_logits
 
-SPARE = 8  # places in a cache, for steps that do not count
+SPARE = 8  # slots of a cache for steps that do not count
 Peer = str  # "transformers" or "llama.cpp"
-Show = Callable[[dict], None]  # is given, before the measurement begins, what is known by then
+Show = Callable[[dict], None]  # called before a measurement begins, with what is known by then
 
 
 def show_nothing(head: dict) -> None:
-    """For who reads the result only."""
+    """For callers that need only the result."""
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way to run our model; the switches of `fast`."""
+    """One way to run our model: which parts of `fast` are used."""
 
     fuse: bool = False
     quantise: Bits | None = None
@@ -46,8 +46,10 @@ class Way:
 
 @dataclass(frozen=True)
 class Setting:
+    """What is measured: a model on a prompt, for so many tokens and rounds."""
+
     model: Llama
-    file: Path | None  # where it was read from, for who reads it for themselves
+    file: Path | None  # that the model was read from, for contestants that read it themselves
     prompt: Int[Tensor, "batch seq"]
     n_tokens: int
     rounds: int
@@ -60,9 +62,9 @@ class Setting:
 
 
 def ceilings(setting: Setting, compute: torch.dtype | None = None) -> dict[str, float]:
-    """What the machine can do, in bytes and in products of `compute` (default: the model's type).
+    """Bytes copied and FLOPs of matrix products in `compute` (default: the model's dtype) in a second on this machine.
 
-    Measured first: later the contestants fill the memory.
+    To be measured first, because the contestants fill the memory.
     """
     compute = compute or setting.model.embedding.weight.dtype
     name = f"matrix product in {str(compute).removeprefix('torch.')}, FLOP/s"
@@ -75,12 +77,12 @@ def ceilings(setting: Setting, compute: torch.dtype | None = None) -> dict[str, 
 
 
 def cost_card(setting: Setting, model: Llama, measured: dict[str, float]) -> dict[str, int | float]:
-    """What one decoding step of `model` costs on paper at the middle of the run, and the machine's `ceilings`."""
+    """The cost of one decoding step of `model`, computed for the middle of the run, and the machine's `ceilings`."""
     config, (batch, seq) = setting.model.config, setting.prompt.shape
     dtype = setting.model.embedding.weight.dtype
     context = seq + setting.n_tokens // 2
     return {
-        "parameters": sum(parameters(config).values()),
+        "parameters": config.n_params,
         "weights read a step, bytes": bytes_read(model),
         "cache read a step, bytes": batch * context * cache_bytes_per_token(config, dtype.itemsize),
         "cache a token, bytes": cache_bytes_per_token(config, dtype.itemsize),
@@ -90,7 +92,11 @@ def cost_card(setting: Setting, model: Llama, measured: dict[str, float]) -> dic
 
 
 def contestants(setting: Setting, ways: Sequence[Way], peers: Sequence[Peer]) -> dict[str, Contestant]:
-    """By name. Weights are shared wherever they are the same."""
+    """The contestants by name. Weights are shared wherever they are the same.
+
+    Raises:
+        ValueError: if llama.cpp is among the peers without a GGUF file, or for more than one sequence.
+    """
     capacity = setting.prompt.shape[1] + setting.n_tokens + SPARE
     found: dict[str, Contestant] = {}
     prepared: dict[tuple, Llama] = {}
@@ -98,7 +104,7 @@ def contestants(setting: Setting, ways: Sequence[Way], peers: Sequence[Peer]) ->
         if way == Way():
             found[way.name] = Plain(setting.model, setting.prompt, capacity)
         else:
-            in_place = way.compile if way.compile != "step" else None  # which changes the model that it is given
+            in_place = way.compile if way.compile != "step" else None  # these compile the model itself
             kind = way.fuse, way.quantise, in_place
             if kind not in prepared:
                 prepared[kind] = prepare(setting.model, fuse=way.fuse, quantise=way.quantise)
@@ -116,11 +122,9 @@ def contestants(setting: Setting, ways: Sequence[Way], peers: Sequence[Peer]) ->
 
 
 def decode(setting: Setting, ways: Sequence[Way], peers: Sequence[Peer], show: Show = show_nothing) -> dict:
-    """Seconds a token, one after the other, behind a prompt."""
-    measured = ceilings(setting)
-    entrants = contestants(setting, ways, peers)
-    card = cost_card(setting, _model(entrants[ways[0].name]), measured)
-    show(head := _head("decode", setting, card))
+    """Seconds for each new token after the prompt."""
+    entrants, head = _begin("decode", setting, ways, peers, show)
+    card = head["card"]
     tasks = {
         name: partial(decode_seconds, c, setting.device, setting.clock, setting.n_tokens)
         for name, c in entrants.items()
@@ -128,18 +132,15 @@ def decode(setting: Setting, ways: Sequence[Way], peers: Sequence[Peer], show: S
     times, peak = in_turns(tasks, setting.rounds), peak_memory(setting.device)
     rows = rows_of(times, len(setting.prompt))
     cache = card["cache read a step, bytes"]
-    for way in ways:  # what it reads differs from way to way
+    for way in ways:  # quantised ones read less
         read = bytes_read(_model(entrants[way.name])) + cache
         rows[way.name]["MBU"] = read / times[way.name].median / card["copy, bytes/s"]
     return head | {"machine": machine(setting.device), "rows": rows, "peak memory, bytes": peak}
 
 
 def prefill(setting: Setting, ways: Sequence[Way], peers: Sequence[Peer], show: Show = show_nothing) -> dict:
-    """Seconds for the whole prompt, up to the first new token."""
-    measured = ceilings(setting)
-    entrants = contestants(setting, ways, peers)
-    card = cost_card(setting, _model(entrants[ways[0].name]), measured)
-    show(head := _head("prefill", setting, card))
+    """Seconds for the full prompt, up to the first new token."""
+    entrants, head = _begin("prefill", setting, ways, peers, show)
     tasks = {name: partial(prefill_seconds, c, setting.device, setting.clock) for name, c in entrants.items()}
     times, peak = in_turns(tasks, setting.rounds), peak_memory(setting.device)
     batch, seq = setting.prompt.shape
@@ -148,19 +149,20 @@ def prefill(setting: Setting, ways: Sequence[Way], peers: Sequence[Peer], show: 
     projection = count.pop("output projection")  # for the last token only
     flops = batch * (seq * sum(count.values()) + projection)
     on_cpu = setting.device.type == "cpu"
-    in_bytes = {"llama.cpp", *(way.name for way in ways if way.quantise and on_cpu)}  # not what the ceiling is for
+    # The ceiling is that of another arithmetic than these compute in.
+    quantised = {"llama.cpp", *(way.name for way in ways if way.quantise and on_cpu)}
     for name, row in rows.items():
-        if name not in in_bytes:
-            row["MFU"] = flops / times[name].median / _matmul(card)
+        if name not in quantised:
+            row["MFU"] = flops / times[name].median / _matmul(head["card"])
     return head | {"machine": machine(setting.device), "rows": rows, "peak memory, bytes": peak}
 
 
 def load(
     name: str, file: Path, peers: Sequence[Peer], rounds: int, clock: Clock = "wall", show: Show = show_nothing
 ) -> dict:
-    """Seconds from a file on disk (which the system has read before) to a model in memory, in fp32."""
+    """Seconds from a file on disk (in the system's file cache) to a model in memory, in fp32."""
     device = torch.device("cpu")
-    describe(name)  # imports what reading takes, as asking for transformers' class does: modules are not models
+    describe(name)  # imports the modules for reading, as looking up transformers' class does: imports do not count
     tasks = {"ours": partial(timed, lambda: load_model(name), device, clock)}
     if "transformers" in peers:
         read = import_transformers().LlamaForCausalLM.from_pretrained
@@ -171,12 +173,12 @@ def load(
         open_file = llama_cpp().Llama
         tasks["llama.cpp"] = partial(timed, lambda: open_file(str(file), verbose=False), device, clock)
     show(head := {"what": "load", "machine": machine(device), "model": name, "clock": clock})
-    times = in_turns(tasks, rounds, warm_up=0)  # nobody loads a model twice
+    times = in_turns(tasks, rounds, warm_up=0)  # a model is loaded once
     return head | {"machine": machine(device), "rows": rows_of(times, None)}
 
 
 def quality(setting: Setting, ways: Sequence[Way], show: Show = show_nothing) -> dict:
-    """What each way changes about the model: the prompt is the text that is judged."""
+    """How much each way changes the predictions for the prompt."""
     show(head := {"what": "quality", "machine": machine(setting.device), "tokens": setting.prompt.shape[1]})
     reference = next_token_logits(setting.model, setting.prompt[:1])
     rows = {}
@@ -185,10 +187,21 @@ def quality(setting: Setting, ways: Sequence[Way], show: Show = show_nothing) ->
         rows[way.name] = asdict(compare(reference, model, setting.prompt[:1])) | {
             "weights read, bytes": bytes_read(model)
         }
-        if way.quantise:  # a prompt takes other kernels than decoding does
+        if way.quantise:  # prompts use other kernels than decoding
             found = compare(reference, model, setting.prompt[:1], at_a_time=setting.prompt.shape[1])
             rows[f"{way.name}, as a prompt"] = asdict(found)
     return head | {"rows": rows}
+
+
+def _begin(
+    what: str, setting: Setting, ways: Sequence[Way], peers: Sequence[Peer], show: Show
+) -> tuple[dict[str, Contestant], dict]:
+    """The contestants, and the head of the result, which is shown."""
+    measured = ceilings(setting)
+    entrants = contestants(setting, ways, peers)
+    head = _head(what, setting, cost_card(setting, _model(entrants[ways[0].name]), measured))
+    show(head)
+    return entrants, head
 
 
 def _model(contestant: Contestant) -> Llama:
@@ -200,7 +213,7 @@ def _matmul(card: dict) -> float:
 
 
 def rows_of(times: dict[str, Times], tokens: int | None) -> dict[str, dict]:
-    """Times of each, and how many times as long as the first it takes."""
+    """A row for each contestant: its times, and how many times as long as the first it takes."""
     first = next(iter(times.values()))
     rows = {}
     for name, found in times.items():

@@ -1,4 +1,4 @@
-"""A step of training, with its switches turned on one after the other, and the largest batch that fits."""
+"""The time of a training step, with its switches turned on one after another, and the largest batch that fits."""
 
 import gc
 from collections.abc import Callable, Collection, Sequence
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..cost import parameters, training_flops
+from ..cost import training_flops
 from ..fast import prepare
 from ..model import Llama
 from ..training.faster import compile_training, recompute_blocks
@@ -22,24 +22,24 @@ from .contestants import transformers_twin
 from .measure import Times, forget_peak, in_turns, peak_memory
 from .runs import Setting, Show, ceilings, rows_of, show_nothing
 
-SWITCHES = {  # in the order in which --each turns them on: first those without which little fits into a memory
-    "flash": "attention that never writes its scores down",
-    "parts": "never all logits at once",
-    "tf32": "fp32 products with 10 bits behind the point, on a GPU",
+SWITCHES = {  # in the order in which --each turns them on: first those that save the most memory
+    "flash": "fused attention, which never stores its scores",
+    "parts": "loss in parts, so that not all logits are in memory at once",
+    "tf32": "fp32 products with a mantissa of 10 bits, on a GPU",
     "bf16": "products in bf16, weights and optimizer in fp32",
     "fused": "AdamW in one kernel",
     "compile": "blocks and loss compiled",
-    "recompute": "only what enters a block is kept; the rest is computed twice",
+    "recompute": "only the input of each block is kept; the rest is computed again in the backward pass",
 }
-USUAL = ("flash", "parts", "fused")  # what the command `train` does unasked
-ON_A_CPU = ("flash", "fused", "compile", "recompute")  # what may pay there
-WARM_UP = 2  # steps that do not count: in the first much is compiled, before the second the optimizer has no memory
+USUAL = ("flash", "parts", "fused")  # what the command `train` does by default
+ON_A_CPU = ("flash", "fused", "compile", "recompute")  # what may help there
+WARM_UP = 2  # steps that do not count: the first compiles, and the optimizer allocates its state at its end
 
 Step = Callable[[Tensor], Tensor]
 
 
 def one_after_the_other(switches: Sequence[str]) -> list[tuple[str, ...]]:
-    """Nothing, the first, the first two, and so on."""
+    """No switches, the first, the first two, and so on."""
     return [tuple(switches[:n]) for n in range(len(switches) + 1)]
 
 
@@ -52,68 +52,84 @@ def train(
 ) -> dict:
     """Seconds of one step: loss, gradients, clipping and AdamW, for each set of `SWITCHES`, on the same tokens.
 
-    On a GPU, whose memory would not hold them all, one contestant comes after the other, and has a peak of its own; a
-    peer has the precision of the last way. What does not fit has a row without seconds. MFU counts every pair of
-    tokens, as is usual; "MFU, causal" the pairs that are needed. largest_batch: also find, by doubling, how many texts
-    fit into a GPU's memory.
+    On a GPU, whose memory may hold only one, contestants run one after another, each with its own peak. A peer has the
+    precision of the last way. A contestant that does not fit has a row without seconds. "MFU" counts every pair of
+    tokens, as is usual; "MFU, causal" only those that the causal mask leaves.
+    largest_batch: also find, by doubling, how many texts fit into the GPU's memory.
 
     Raises:
-        ValueError: if the model is not in fp32, a switch or a peer is unknown here, or there is no GPU to fill.
+        ValueError: if the model is not in fp32, a switch or a peer is unknown, `largest_batch` is given without a GPU,
+            or no contestant fits into memory.
     """
-    device, model, tokens = setting.device, setting.model, setting.prompt
+    device, tokens = setting.device, setting.prompt
+    _check(setting, ways, peers, largest_batch)
+    measured = ceilings(setting, torch.bfloat16 if device.type == "cuda" else None)
+    head = _head(setting, measured)
+    show(head)
+    found = _times(setting, ways, peers, largest_batch)
+    peak = peak_memory(device) if device.type != "cuda" else None
+    if not any(times for times, _ in found.values()):
+        raise ValueError(f"a batch of {len(tokens)} such texts does not fit into the memory of this GPU; lower --batch")
+    rate = list(measured.values())[-1]
+    rows = rows_of({name: times for name, (times, _) in found.items() if times}, tokens.numel())
+    for row in rows.values():
+        for name in ("", ", causal"):
+            row[f"MFU{name}"] = tokens.numel() * head["card"][f"FLOPs a token{name}"] / row["seconds"] / rate
+    rows = {name: rows.get(name, {}) | more for name, (_, more) in found.items()}
+    return head | {"machine": machine(device), "rows": rows, "peak memory, bytes": peak}
+
+
+def _check(setting: Setting, ways: Sequence[Collection[str]], peers: Sequence[str], largest_batch: bool) -> None:
     if unknown := [switch for way in ways for switch in way if switch not in SWITCHES]:
         raise ValueError(f"there is no switch {unknown[0]!r}; there are {', '.join(SWITCHES)}")
-    if model.embedding.weight.dtype != torch.float32:
+    if setting.model.embedding.weight.dtype != torch.float32:
         raise ValueError(
             "training keeps its weights in fp32; leave out --dtype, and for bf16 products give --with bf16"
         )
     if set(peers) - {"transformers"}:
         raise ValueError("llama.cpp does not train; give --against transformers")
-    if largest_batch and device.type != "cuda":
+    if largest_batch and setting.device.type != "cuda":
         raise ValueError("--largest-batch fills the memory of a GPU; give --device cuda, or leave it out")
-    measured = ceilings(setting, torch.bfloat16 if device.type == "cuda" else None)
-    count, flops = tokens.numel(), {c: training_flops(model.config, tokens.shape[1], causal=c) for c in (False, True)}
-    n_params = sum(parameters(model.config).values())
-    card = {
-        "parameters": n_params,
-        "FLOPs a token": flops[False],
-        "FLOPs a token, causal": flops[True],
-        "weights, gradients and optimizer, bytes": 16 * n_params,
-        "logits of the batch in fp32, bytes": 4 * count * model.config.vocab_size,
-    }
+
+
+def _head(setting: Setting, measured: dict[str, float]) -> dict:
+    """What is known before the measurement: machine, setting, and the cost of a step, computed."""
+    config, (batch, seq) = setting.model.config, setting.prompt.shape
     size = {
         "model": setting.name,
-        "batch": tokens.shape[0],
-        "sequence": tokens.shape[1],
+        "batch": batch,
+        "sequence": seq,
         "rounds": setting.rounds,
         "clock": setting.clock,
     }
-    head = {"what": "train", "machine": machine(device), "setting": size, "card": card | measured}
-    show(head)
+    card = {
+        "parameters": config.n_params,
+        "FLOPs a token": training_flops(config, seq),
+        "FLOPs a token, causal": training_flops(config, seq, causal=True),
+        "weights, gradients and optimizer, bytes": 16 * config.n_params,
+        "logits of the batch in fp32, bytes": 4 * batch * seq * config.vocab_size,
+    }
+    return {"what": "train", "machine": machine(setting.device), "setting": size, "card": card | measured}
+
+
+def _times(
+    setting: Setting, ways: Sequence[Collection[str]], peers: Sequence[str], largest_batch: bool
+) -> dict[str, tuple[Times | None, dict]]:
+    """For each contestant its times, None if it does not fit into memory, and what else was measured."""
+    model, device, tokens = setting.model, setting.device, setting.prompt
     makers = {name_of(way): partial(own_step, model, way, device) for way in ways}
     if peers:
         makers["transformers"] = partial(peer_step, model, ways[-1], device)
     try:
         if device.type == "cuda":
-            model.to("cpu")  # each contestant has weights of its own
-            found = {name: _alone(setting, make, largest_batch) for name, make in makers.items()}
-        else:
-            steps = {name: make() for name, make in makers.items()}
-            tasks = {name: partial(timed, partial(step, tokens), device, setting.clock) for name, step in steps.items()}
-            found = {name: (times, {}) for name, times in in_turns(tasks, setting.rounds, WARM_UP).items()}
+            model.to("cpu")  # each contestant has its own copy of the weights
+            return {name: _alone(setting, make, largest_batch) for name, make in makers.items()}
+        steps = {name: make() for name, make in makers.items()}
+        tasks = {name: partial(timed, partial(step, tokens), device, setting.clock) for name, step in steps.items()}
+        return {name: (times, {}) for name, times in in_turns(tasks, setting.rounds, WARM_UP).items()}
     finally:
         torch.set_float32_matmul_precision("highest")
         model.to(device)
-    peak = peak_memory(device) if device.type != "cuda" else None
-    if not any(times for times, _ in found.values()):
-        raise ValueError(f"a batch of {len(tokens)} such texts does not fit into the memory of this GPU; lower --batch")
-    rate = list(measured.values())[-1]
-    rows = rows_of({name: times for name, (times, _) in found.items() if times}, count)
-    for row in rows.values():
-        row["MFU"] = count * flops[False] / row["seconds"] / rate
-        row["MFU, causal"] = count * flops[True] / row["seconds"] / rate
-    rows = {name: rows.get(name, {}) | more for name, (_, more) in found.items()}
-    return head | {"machine": machine(device), "rows": rows, "peak memory, bytes": peak}
 
 
 def name_of(way: Collection[str]) -> str:
@@ -157,7 +173,7 @@ def _step(objective: Callable[[Tensor, Tensor], Tensor], model: nn.Module, way: 
 
 
 def _copied(model: Llama, device: torch.device) -> Llama:
-    """With weights of its own, to be changed by training."""
+    """A copy with its own weights, to be trained."""
     copy = prepare(model, fuse=False)
     for weight in copy.parameters():
         weight.data = weight.data.to(device, copy=True)
@@ -165,8 +181,8 @@ def _copied(model: Llama, device: torch.device) -> Llama:
 
 
 def _alone(setting: Setting, make: Callable[[], Step], largest_batch: bool) -> tuple[Times | None, dict]:
-    """Times of a contestant that has the GPU for itself, None if it needs more memory; its peak, its largest batch."""
-    gc.collect()  # the contestant before this one
+    """Times of a contestant with the GPU to itself, None if it needs more memory; its peak and its largest batch."""
+    gc.collect()  # frees the contestant before this one
     torch.compiler.reset()
     forget_peak(setting.device)
     step, more, times = make(), {}, None

@@ -11,7 +11,6 @@ from ..bench.runs import SPARE, Setting, Way
 from ..bench.train import ON_A_CPU, SWITCHES, USUAL, one_after_the_other, train
 from ..config import PRESETS, LlamaConfig
 from ..fast.compile import check_compiler
-from ..files.embedded import FOLIO
 from ..files.resolve import resolve
 from ..model import Llama
 from ..tokenizer import load_tokenizer
@@ -204,8 +203,8 @@ def _model(arguments: argparse.Namespace) -> Llama:
 
 
 def _is_random(name: str) -> bool:
-    """Whether only the shape of a model is known here; what a chip does with its weights does not depend on them."""
-    return name in PRESETS and name != FOLIO
+    """Whether only the shape of the model is known here; its speed does not depend on the values of the weights."""
+    return name in PRESETS
 
 
 def _prompt(arguments: argparse.Namespace, model: Llama) -> torch.Tensor:

@@ -88,8 +88,7 @@ class Conversation:
         self.system = [] if system is None else [{"role": "system", "content": system}]
         self.turns: list[dict[str, str]] = []  # user and assistant, one after the other
         # What was computed for the text so far: each question begins with the conversation before it.
-        weight = model.embedding.weight
-        self.cache = GrowingCache(model.config, 1, weight.dtype, weight.device)
+        self.cache = model.new_cache(1, 0, GrowingCache)
         self.held: list[int] = []
 
     def ask(self, question: str) -> bool:

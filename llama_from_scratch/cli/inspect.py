@@ -9,6 +9,7 @@ from math import prod
 import torch
 
 from ..checkpoint import Checkpoint, describe
+from ..cost import cache_bytes_per_token
 from ..files.embedded import EMBEDDED
 from ..tokenizer import load_tokenizer
 from ..tokenizer.sentencepiece import SentencePieceTokenizer
@@ -58,7 +59,7 @@ def _model(found: Checkpoint) -> list[Table]:
     total = sum(counts.values())
     memory = []
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-        token = 2 * config.n_layers * config.n_kv_heads * config.head_dim * dtype.itemsize  # keys and values
+        token = cache_bytes_per_token(config, dtype.itemsize)
         memory += [
             (f"weights in {name}", _bytes(found.memory(dtype))),
             (f"cache in {name}", f"{token:,} bytes a token"),

@@ -38,18 +38,8 @@ def matrices(config: LlamaConfig) -> dict[str, tuple[int, int]]:
 
 
 def parameters(config: LlamaConfig) -> dict[str, int]:
-    """Numbers stored in each part; a tied output projection has none of its own."""
-    size = {name: inputs * outputs for name, (inputs, outputs) in matrices(config).items()}
-    bias = {name: outputs for name, (_, outputs) in matrices(config).items()}
-    attention, feed_forward = ("q", "k", "v", "o"), ("gate", "up", "down")
-    table = config.vocab_size * config.dim
-    return {
-        "embedding": table,
-        "attention": config.n_layers * sum(size[m] + config.attention_bias * bias[m] for m in attention),
-        "feed-forward": config.n_layers * sum(size[m] + config.ffn_bias * bias[m] for m in feed_forward),
-        "norms": (2 * config.n_layers + 1) * config.dim,
-        "output projection": 0 if config.tie_embeddings else table,
-    }
+    """Parameters of each part, all blocks together: `LlamaConfig.n_params_by_part`, beside the other counts."""
+    return config.n_params_by_part
 
 
 def cache_bytes_per_token(config: LlamaConfig, cache_bytes: Number = 2) -> Number:

@@ -1,4 +1,6 @@
-"""A cache for one program that runs again and again: nothing in it is allocated, moved or counted in Python."""
+"""A cache for one program that runs again and again: its buffers stay where they are, and positions are tensors."""
+
+from typing import NoReturn
 
 import torch
 from jaxtyping import Float, Int
@@ -6,27 +8,31 @@ from torch import Tensor
 
 from ..cache import KVCache, LayerCache
 from ..config import LlamaConfig
-from .compile import Scope
+from .compile import mark_any_length
 
 
 class FixedLayerCache(LayerCache):
-    """Stores keys and values in the slots that a tensor names, and shows the first few slots, whatever they hold."""
+    """Writes keys and values to the slots in a tensor, and returns the first slots, filled or not."""
 
-    slots: Int[Tensor, " seq"]
-    shown_keys: Float[Tensor, "batch kv_heads keys head_dim"]
-    shown_values: Float[Tensor, "batch kv_heads keys head_dim"]
+    slots: Int[Tensor, " seq"]  # to write to
+    read_keys: Float[Tensor, "batch kv_heads keys head_dim"]  # views of the first slots
+    read_values: Float[Tensor, "batch kv_heads keys head_dim"]
 
     def append(
         self, k: Float[Tensor, "batch kv_heads seq head_dim"], v: Float[Tensor, "batch kv_heads seq head_dim"]
     ) -> tuple[Float[Tensor, "batch kv_heads keys head_dim"], Float[Tensor, "batch kv_heads keys head_dim"]]:
-        """Store the new tokens; returns all that is shown. What lies behind the newest is for the mask to hide."""
-        self.shown_keys[:, :, self.slots] = k
-        self.shown_values[:, :, self.slots] = v
-        return self.shown_keys, self.shown_values
+        """Store the new tokens; returns all slots that are read. The mask must hide those that are not filled."""
+        self.read_keys[:, :, self.slots] = k
+        self.read_values[:, :, self.slots] = v
+        return self.read_keys, self.read_values
 
 
 class FixedCache(KVCache):
-    """A `KVCache` whose every layer is a `FixedLayerCache`. Call `aim` before each pass."""
+    """A `KVCache` of `FixedLayerCache`s, for `Decoder`. Call `select` before each pass.
+
+    It does not count the tokens that it holds, so `length` and `rewind` raise TypeError, as does a `Llama` that is
+    called with it.
+    """
 
     _layer_type = FixedLayerCache
 
@@ -37,30 +43,35 @@ class FixedCache(KVCache):
         capacity: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-        compiled: Scope | None = None,
     ) -> None:
         super().__init__(config, batch, capacity, dtype, device)
-        self.capacity, self.compiled = capacity, compiled
-        if compiled == "step":  # CUDA graphs then read and write these buffers where they are, without a copy
-            for layer in self.layers:
-                torch._dynamo.mark_static_address(layer.keys)
-                torch._dynamo.mark_static_address(layer.values)
+        self.capacity = capacity
+        self.for_any_length = False  # whether one compiled program must serve every number of slots that are read
 
-    def aim(self, slots: Int[Tensor, " seq"], shown: int | None) -> None:
-        """The next pass writes to `slots` and sees the first `shown` slots; None: all of them, the same for any step.
+    @property
+    def length(self) -> NoReturn:
+        raise TypeError(
+            "a FixedCache does not count its tokens: the caller says which slots to use; take a KVCache, or a Decoder"
+        )
+
+    def rewind(self, length: int) -> NoReturn:
+        _ = self.length
+
+    def select(self, slots: Int[Tensor, " seq"], n_read: int | None) -> None:
+        """The next pass writes to `slots` and reads the first `n_read` slots; None: all, which is the same each time.
 
         Raises:
-            ValueError: if there are not so many.
+            ValueError: if there are fewer than `n_read`.
         """
-        if shown is not None and shown > self.capacity:
+        if n_read is not None and n_read > self.capacity:
             raise ValueError(
-                f"the cache holds {self.capacity} tokens and {shown} are needed; make it with a larger capacity"
+                f"the cache holds {self.capacity} tokens and {n_read} are needed; make it with a larger capacity"
             )
         for layer in self.layers:
             layer.slots = slots
-            layer.shown_keys, layer.shown_values = layer.keys, layer.values
-            if shown is not None:
-                layer.shown_keys, layer.shown_values = layer.keys[:, :, :shown], layer.values[:, :, :shown]
-                if self.compiled is not None:  # one program for every length
-                    torch._dynamo.maybe_mark_dynamic(layer.shown_keys, 2)
-                    torch._dynamo.maybe_mark_dynamic(layer.shown_values, 2)
+            layer.read_keys, layer.read_values = layer.keys, layer.values
+            if n_read is not None:
+                layer.read_keys, layer.read_values = layer.keys[:, :, :n_read], layer.values[:, :, :n_read]
+                if self.for_any_length:
+                    mark_any_length(layer.read_keys, 2)
+                    mark_any_length(layer.read_values, 2)

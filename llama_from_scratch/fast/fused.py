@@ -1,4 +1,4 @@
-"""Fewer and larger products: one for q, k and v, one for gate and up, and one for all queries that share a key."""
+"""Fewer and larger matrix products: one for q, k and v, one for gate and up, one for all queries that share a key."""
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from ..model import Llama
 
 
 def stack(*linears: nn.Linear) -> nn.Linear:
-    """One layer that gives what several that read the same input give, side by side."""
+    """One layer whose output is that of several layers with the same input, side by side."""
     first = linears[0]
     rows = sum(linear.out_features for linear in linears)
     both = nn.Linear(first.in_features, rows, bias=first.bias is not None, device="meta")
@@ -21,7 +21,7 @@ def stack(*linears: nn.Linear) -> nn.Linear:
     return both
 
 
-CHUNK, MANY = 128, 1024  # keys in a chunk; from so many keys on, attention of one new token is a sum over chunks
+CHUNK, MANY = 128, 1024  # keys in a chunk; from MANY keys on, attention of one new token is a sum over chunks
 
 
 def in_chunks(
@@ -30,10 +30,11 @@ def in_chunks(
     v: Float[Tensor, "batch kv_heads keys head_dim"],
     mask: Bool[Tensor, " batch #kv_heads #group_size keys"],
 ) -> Float[Tensor, "batch kv_heads group_size head_dim"]:
-    """Attention of a few queries to many keys, a multiple of `CHUNK`, as products that are spread over a whole GPU.
+    """Attention of a few queries to many keys, a multiple of `CHUNK`, as products that are spread over a full GPU.
 
-    PyTorch's fused kernels give each head to one processor of more than a hundred, and with one text there are few
-    heads. Here every chunk of values is a product of its own, and their sum is taken at the end.
+    PyTorch's fused kernels give each head to one of more than a hundred multiprocessors, and one text has few heads.
+    Here each chunk of values is a separate product, and the products are added at the end, as in Flash-Decoding (Dao et
+    al., 2023, pytorch.org/blog/flash-decoding).
     """
     scores = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).float()
     weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1).to(v.dtype)
@@ -55,13 +56,13 @@ class FusedAttention(Attention):
         return self.qkv_proj(x).split(self.widths, dim=-1)
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """With one new token, the queries of a group stand where a text's queries would: all read the same keys."""
+        """With one new token, the queries of a group take the place of a sequence: all attend to the same keys."""
         if q.shape[2] > 1:
             return super().mix(q, k, v, mask)
         grouped = q.view(q.shape[0], k.shape[1], -1, q.shape[3])  # [batch, kv_heads, group_size, head_dim]
         if mask is not None and k.device.type == "cuda" and k.shape[2] >= MANY and k.shape[2] % CHUNK == 0:
             return in_chunks(grouped, k, v, mask).reshape(q.shape)
-        # Not `view`: which order the result has in memory is the kernel's choice.
+        # Not `view`: the kernel chooses the memory layout of the result.
         return F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask).reshape(q.shape)
 
 
@@ -78,7 +79,7 @@ class FusedFeedForward(FeedForward):
 
 
 def fuse(model: Llama) -> None:
-    """Fuse every block, in place. Its numbers stay the same but for the order of additions."""
+    """Fuse every block, in place. Results change only by the rounding of another order of additions."""
     for block in model.blocks:
         block.attention = FusedAttention(block.attention)
         block.feed_forward = FusedFeedForward(block.feed_forward)

@@ -1,4 +1,4 @@
-"""Replace every matrix of a model by one with small weights."""
+"""Replace the matrices of a model by quantised ones."""
 
 from typing import Literal
 
@@ -15,11 +15,11 @@ KINDS = {"int8": Int8Linear, "int4": Int4Linear}
 def quantise(model: Llama, bits: Bits) -> None:
     """Quantise, in place, the matrices of every block and the output projection.
 
-    The output projection is int8 in both cases, as files of 4-bit weights store it in 8 bits, too. The embedding
-    table is read a row at a time and stays as it is, as do the norms, the stream and the cache.
+    The output projection is int8 in both cases; llama.cpp, too, gives it more bits than the other matrices. The
+    embedding table, of which one row is read for each token, stays as it is, as do norms, activations and cache.
 
     Raises:
-        ValueError: for other `bits`; if int4 does not fit the model's width.
+        ValueError: for other `bits`; for int4 and a matrix that its kernels cannot multiply.
     """
     if bits not in KINDS:
         raise ValueError(f"weights cannot be quantised to {bits!r}; give one of {', '.join(KINDS)}")
@@ -27,10 +27,10 @@ def quantise(model: Llama, bits: Bits) -> None:
         for part in (block.attention, block.feed_forward):
             for name, child in list(part.named_children()):
                 if isinstance(child, nn.Linear):
-                    setattr(part, name, KINDS[bits](child))
+                    setattr(part, name, KINDS[bits].from_linear(child))
     head = model.lm_head
     if head is None:  # tied: a view of the embedding table, for reading only
         rows, columns = model.embedding.weight.shape
         head = nn.Linear(columns, rows, bias=False, device="meta")
         head.weight = model.embedding.weight
-    model.lm_head = Int8Linear(head)
+    model.lm_head = Int8Linear.from_linear(head)

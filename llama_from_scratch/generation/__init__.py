@@ -1,4 +1,4 @@
-"""Writing text: which token comes next, and the loop that asks the model for it."""
+"""Generation: sampling the next token, the loop around it, speculative decoding, and perplexity."""
 
 from .caches import GrowingCache, fan_out
 from .draft import Draft, draft_model, prompt_lookup

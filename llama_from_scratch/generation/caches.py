@@ -1,4 +1,4 @@
-"""What generation does with the cache: let it grow, and copy it for several continuations of one text."""
+"""Caches during generation: one that grows, and copies of one for several continuations of one text."""
 
 from collections.abc import Sequence
 from copy import copy
@@ -11,9 +11,9 @@ from ..config import LlamaConfig
 
 
 class GrowingLayerCache(LayerCache):
-    """A `LayerCache` that makes its buffers twice as long when they are full, but not longer than `limit` tokens.
+    """A `LayerCache` that doubles its buffers when they are full, up to `limit` tokens.
 
-    Doubling means that each token is moved about once, however long the text becomes.
+    With doubling each token is copied about once, however long the text becomes.
     """
 
     limit: int
@@ -21,15 +21,15 @@ class GrowingLayerCache(LayerCache):
     def make_room(self, needed: int) -> None:
         capacity = self.keys.shape[2]
         more = max(needed, min(2 * capacity, self.limit)) - capacity
-        with torch.inference_mode(False):  # buffers made within that mode could not be written to outside
+        with torch.inference_mode(False):  # buffers made in that mode could not be written outside it
             self.keys, self.values = F.pad(self.keys, (0, 0, 0, more)), F.pad(self.values, (0, 0, 0, more))
 
 
 class GrowingCache(KVCache):
-    """A `KVCache` that needs no capacity, for texts whose length nobody knows beforehand: a conversation, say.
+    """A `KVCache` whose buffers grow, for texts of unknown length such as a conversation.
 
-    It begins empty and never reserves more than twice what it has held. A `KVCache` reserves everything at once and
-    never moves what it holds; the numbers that they give back are the same.
+    It starts with room for `capacity` tokens and doubles when full, up to the context of the model. A `KVCache`
+    reserves everything at once and never copies what it holds; both return the same keys and values.
     """
 
     _layer_type = GrowingLayerCache
@@ -38,18 +38,17 @@ class GrowingCache(KVCache):
         self,
         config: LlamaConfig,
         batch: int = 1,
+        capacity: int = 0,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        super().__init__(config, batch, 0, dtype, device)
+        super().__init__(config, batch, capacity, dtype, device)
         for layer in self.layers:
             layer.limit = config.max_seq_len
 
 
 def fan_out(cache: KVCache, n: int) -> KVCache:
-    """A copy in which every sequence stands n times in a row: n continuations of what was computed once.
-
-    The original stays as it is.
+    """A copy in which every sequence is repeated n times, for n continuations of one prompt. `cache` is unchanged.
 
     Raises:
         ValueError: if n is below 1.
@@ -64,9 +63,9 @@ def fan_out(cache: KVCache, n: int) -> KVCache:
 
 
 def rewind_to_shared(cache: KVCache, held: Sequence[int], ids: Sequence[int]) -> None:
-    """Keep of a cache that was given the tokens `held` what is of use for the text `ids`: those with which both begin.
+    """Rewind a cache that was filled with the tokens `held` to the prefix that it shares with the text `ids`.
 
-    At least the last token of `ids` is left to compute, since what follows it is not in the cache.
+    At most all but the last token of `ids` are kept: its logits are still needed, and the cache has none.
     """
     pairs = enumerate(zip(held, ids, strict=False))
     shared = next((i for i, (one, other) in pairs if one != other), min(len(held), len(ids)))
@@ -74,9 +73,9 @@ def rewind_to_shared(cache: KVCache, held: Sequence[int], ids: Sequence[int]) ->
 
 
 def is_same_in_pieces(config: LlamaConfig) -> bool:
-    """Whether a text gives the same numbers in one pass and in several, each behind the cache of those before.
+    """Whether a text gives the same logits in one pass and in several passes with a cache.
 
-    It does for every model but one with dynamic NTK scaling, where each pass rotates its keys by frequencies that
-    depend on how long the text is by then, and keys in a cache keep the rotation that they were given.
+    False only for dynamic NTK scaling: each pass rotates its keys by frequencies that depend on the length of the text
+    so far, and keys in the cache keep the rotation of their pass.
     """
     return config.rope_scaling is None or config.rope_scaling.kind != "dynamic"

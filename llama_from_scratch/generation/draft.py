@@ -1,4 +1,4 @@
-"""Cheap guesses at what comes next, for `generate_speculative`: from a small model, or from the text itself."""
+"""Drafts for `generate_speculative`: guesses of the next tokens, from a small model or from the text itself."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,16 +12,16 @@ from .caches import GrowingCache, rewind_to_shared
 from .prompt import as_tokens, run_prompt, seen_tokens
 from .sampling import Sampling, draw, probabilities
 
-# draft(text so far, n, rule, source of chance) -> up to n guesses, and the probabilities that each was drawn from.
-# The source must be the one that the model draws from next: with a second one of the same seed, whether a guess is
-# accepted would depend on which guess it was.
+# draft(text so far, n, sampling, generator) -> up to n guesses, and the distribution that each was drawn from.
+# The generator must be the one that accepts or rejects the guesses: a second one with the same seed would repeat its
+# numbers, and whether a guess is accepted would depend on which guess it was.
 Draft = Callable[[Sequence[int], int, Sampling, torch.Generator], tuple[list[int], Float[Tensor, "guesses vocab"]]]
 
 
 def draft_model(model: Llama, small: Llama) -> Draft:
-    """Guesses of a smaller model with the same vocabulary, drawn by the same rule, for the text of `model`.
+    """Guesses of a smaller model with the same vocabulary, drawn with the same `Sampling`.
 
-    Keeps a cache of its own. Where the text is beyond the small model's context, there are no guesses.
+    It keeps its own cache. When the text is longer than the small model's context, it makes no guesses.
 
     Raises:
         ValueError: if the two differ in vocabulary or device.
@@ -34,8 +34,8 @@ def draft_model(model: Llama, small: Llama) -> Draft:
         )
     if small.embedding.weight.device != device:
         raise ValueError(f"the draft model is on {small.embedding.weight.device} and the model on {device}; move one")
-    cache = GrowingCache(small.config, 1, small.embedding.weight.dtype, device)
-    held: list[int] = []  # the text that the cache was given, and perhaps a token more
+    cache = small.new_cache(1, 0, GrowingCache)
+    held: list[int] = []  # the text in the cache, and perhaps one token more
 
     def guess(
         ids: Sequence[int], n: int, sampling: Sampling, generator: torch.Generator
@@ -56,9 +56,10 @@ def draft_model(model: Llama, small: Llama) -> Draft:
 
 
 def prompt_lookup(model: Llama, longest: int = 3) -> Draft:
-    """Guesses for texts that repeat themselves, as answers about a given text do; they cost no model.
+    """Guesses for texts that repeat themselves, such as answers about a given text; needs no second model.
 
-    The last `longest` tokens, or else fewer, are looked up in the text; the guess is what followed them there last.
+    Looks for the latest earlier occurrence of the last `longest` tokens, or else of fewer, and guesses that what
+    followed there follows again.
     Source: A. Saxena, prompt lookup decoding, 2023, github.com/apoorvumang/prompt-lookup-decoding.
     """
     vocab, device = model.config.vocab_size, model.embedding.weight.device
@@ -67,14 +68,14 @@ def prompt_lookup(model: Llama, longest: int = 3) -> Draft:
         ids: Sequence[int], n: int, sampling: Sampling, generator: torch.Generator
     ) -> tuple[list[int], Float[Tensor, "guesses vocab"]]:
         guesses = followed(list(ids), longest)[:n]
-        certain = F.one_hot(torch.tensor(guesses, dtype=torch.long, device=device), vocab)  # not drawn: all on one
+        certain = F.one_hot(torch.tensor(guesses, dtype=torch.long, device=device), vocab)  # not drawn: probability 1
         return guesses, certain.float()
 
     return guess
 
 
 def followed(ids: list[int], longest: int) -> list[int]:
-    """What came after the latest earlier place with the same last tokens: `longest` of them, or else fewer."""
+    """The tokens after the latest earlier occurrence of the last `longest` tokens, or else of fewer."""
     for size in range(min(longest, len(ids) - 1), 0, -1):
         for start in range(len(ids) - size - 1, -1, -1):
             if ids[start : start + size] == ids[-size:]:

@@ -1,4 +1,4 @@
-"""Perplexity: how surprised the model is by a text that it did not write."""
+"""Perplexity: how well the model predicts a given text."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from .prompt import as_tokens
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found out about a text."""
+    """How well a text was predicted, from `evaluate`."""
 
     nats: float  # -log p of all predicted tokens together, natural logarithm
     n_tokens: int  # tokens predicted: all but the first
 
     @property
     def nats_per_token(self) -> float:
-        """The cross-entropy that training brings down."""
+        """The cross-entropy, which training minimises."""
         return self.nats / self.n_tokens
 
     @property
@@ -29,11 +29,11 @@ class Evaluation:
 
     @property
     def perplexity(self) -> float:
-        """exp(nats per token): as unsure as if it had to guess among so many equally likely tokens."""
+        """exp(nats per token): the number of equally likely tokens that would be as hard to predict."""
         return float(torch.tensor(self.nats_per_token, dtype=torch.float64).exp())  # inf where math.exp would fail
 
     def bits_per_byte(self, n_bytes: int) -> float:
-        """n_bytes: of the predicted tokens, in UTF-8. Comparable between models with different vocabularies."""
+        """Comparable between models with different vocabularies. n_bytes: of the predicted tokens, in UTF-8."""
         return self.nats / log(2) / n_bytes if n_bytes else inf
 
 
@@ -44,17 +44,17 @@ def evaluate(
     stride: int,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Predict every token of a text but the first, each once, and add up the surprise (in fp64).
+    """Predict every token of a text but the first, each once, and add up -log p (in fp64).
 
-    The model reads `window` tokens at a time and then moves on by `stride`. Of each window only the tokens that were
-    not predicted before count, so each has at least window - stride + 1 tokens before it in its window (or all that
-    there are, near the start). stride = window reads every token once, and is the quickest and the most pessimistic;
-    stride = 1 gives each token all the context there is, at window times the work.
+    The model reads `window` tokens, then moves on by `stride`. Of each window only the tokens that no earlier window
+    predicted count, so each is predicted from at least window - stride + 1 tokens (near the start, from all there are).
+    stride = window is the fastest and gives the highest perplexity; stride = 1 gives each token a full window and
+    takes `window` times as long.
     progress: called with the number of tokens predicted so far.
 
     Raises:
-        ValueError: if the text has less than two tokens or an unknown one; if the window is more than the model's
-            context, or the stride more than the window, or one of them below 1.
+        ValueError: if the text has fewer than two tokens, or one outside the vocabulary; if not
+            1 <= stride <= window <= the model's context.
     """
     context = model.config.max_seq_len
     if not 1 <= window <= context:

@@ -1,4 +1,4 @@
-"""How every way of writing begins: is the request possible, and the prompt goes through the model."""
+"""The start of every kind of generation: check the request, then run the prompt through the model."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,11 @@ from ..model import Llama
 from .caches import is_same_in_pieces
 from .sampling import Sampling
 
-PIECE = 512  # tokens in one pass: what lies between two layers then needs no more memory for a longer prompt
+PIECE = 512  # tokens in one pass, so that activations need no more memory for a longer prompt
 
 
 def check_request(model: Llama, prompts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling) -> None:
-    """Raise the ValueErrors that `generate` promises."""
+    """Raise the ValueErrors that `generate` documents."""
     if type(max_new_tokens) is not int or max_new_tokens < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens!r}; it must be a whole number of at least 1")
     vocab, context = model.config.vocab_size, model.config.max_seq_len
@@ -49,16 +49,10 @@ def as_tokens(model: Llama, rows: Sequence[Sequence[int]]) -> Int[Tensor, "batch
     return torch.tensor([list(row) for row in rows], device=model.embedding.weight.device)
 
 
-def new_cache(model: Llama, batch: int, capacity: int) -> KVCache:
-    """An empty cache in the model's type, on its device."""
-    weight = model.embedding.weight
-    return KVCache(model.config, batch, capacity, weight.dtype, weight.device)
-
-
 def seen_tokens(
     model: Llama, prompts: Sequence[Sequence[int]], sampling: Sampling
 ) -> Bool[Tensor, "batch vocab"] | None:
-    """True for each token that a prompt holds; None where no repetition penalty asks for it."""
+    """True for each token that a prompt holds; None without a repetition penalty, which alone reads it."""
     if sampling.repetition_penalty == 1:
         return None
     seen = torch.zeros(len(prompts), model.config.vocab_size, dtype=torch.bool)
@@ -68,11 +62,17 @@ def seen_tokens(
 
 
 def run_prompt(
-    model: Llama, tokens: Int[Tensor, "batch seq"], cache: KVCache, real: Bool[Tensor, "batch columns"] | None = None
+    model: Llama,
+    tokens: Int[Tensor, "batch seq"],
+    cache: KVCache,
+    attention_mask: Bool[Tensor, "batch columns"] | None = None,
 ) -> Float[Tensor, "batch vocab"]:
-    """Take `tokens` into the cache, a piece at a time. Gives the logits behind the last one, the only ones needed."""
+    """Run `tokens` through the model, a piece at a time, into the cache. Returns the logits after the last one.
+
+    attention_mask: as in `Llama.forward`; columns beyond these tokens are not read.
+    """
     size = PIECE if is_same_in_pieces(model.config) else tokens.shape[1]
     for piece in tokens.split(size, dim=1):
         end = cache.length + piece.shape[1]
-        hidden = model.hidden(piece, cache, None if real is None else real[:, :end])
+        hidden = model.hidden(piece, cache, None if attention_mask is None else attention_mask[:, :end])
     return model.logits(hidden[:, -1])

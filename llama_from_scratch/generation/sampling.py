@@ -1,4 +1,4 @@
-"""From logits to the next token, in this order: repetition penalty, temperature, top-k, top-p, min-p, a draw."""
+"""From logits to the next token: repetition penalty, temperature, top-k, top-p, min-p, a draw; in this order."""
 
 from dataclasses import dataclass
 from math import isfinite
@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-COLDEST = 0.001  # below, there is no chance left in the draw, and at some point no fp32 number for logits / temperature
+COLDEST = 0.001  # below this, a draw is practically always the most likely token, and logits / temperature may overflow
 
 
 @dataclass(frozen=True)
@@ -15,15 +15,15 @@ class Sampling:
     """How the next token is drawn.
 
     Raises:
-        ValueError: for a value that means nothing; the message says what is allowed.
+        ValueError: for a value out of range; the message says what is allowed.
     """
 
-    temperature: float = 0.0  # divides the logits; 0 always takes the most likely token
+    temperature: float = 0.0  # divides the logits; at 0 the most likely token is always taken
     top_k: int | None = None  # keep this many most likely tokens
     top_p: float | None = None  # keep the fewest most likely tokens that hold this much probability together
     min_p: float | None = None  # keep tokens at least this fraction as likely as the most likely one
     seed: int | None = None  # the same seed draws the same tokens; None draws differently each time
-    repetition_penalty: float = 1.0  # above 1, tokens that the text already holds become less likely; 1 changes nothing
+    repetition_penalty: float = 1.0  # above 1, tokens that the text already holds become less likely; 1: off
 
     def __post_init__(self) -> None:
         if self.temperature != 0 and not (isfinite(self.temperature) and self.temperature >= COLDEST):
@@ -41,11 +41,11 @@ class Sampling:
             raise ValueError(f"seed is {self.seed!r}; it must be a whole number from 0 to 2^63 - 1")
         if not (isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
             raise ValueError(
-                f"repetition_penalty is {self.repetition_penalty}; it must be above 0: 1 changes nothing, 1.2 is usual"
+                f"repetition_penalty is {self.repetition_penalty}; it must be above 0; 1 turns it off, 1.2 is usual"
             )
 
     def generator(self, device: torch.device | str = "cpu") -> torch.Generator:
-        """The source of chance for one run: from the seed, or new each time."""
+        """The random number generator for one run: from the seed, or without one different each time."""
         generator = torch.Generator(device)
         if self.seed is None:
             generator.seed()
@@ -57,16 +57,19 @@ class Sampling:
 def penalise_repetition(
     logits: Float[Tensor, "... vocab"], seen: Bool[Tensor, "... vocab"], penalty: float
 ) -> Float[Tensor, "... vocab"]:
-    """Make the tokens that were seen less likely, however often they were: divide their logits by the penalty.
+    """Divide the logits of tokens that were seen, once or more often, by the penalty.
 
-    A logit below zero is multiplied, as in transformers: the paper's division would make that token more likely.
+    A logit below zero is multiplied by it, as in transformers: division would make that token more likely.
     Source: Keskar et al., 2019, CTRL, arXiv 1909.05858, section 4.1.
     """
     return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
 
 
 def keep_top_k(logits: Float[Tensor, "... vocab"], k: int) -> Float[Tensor, "... vocab"]:
-    """Keep exactly the k largest logits, also where several are equal; the rest become -inf."""
+    """Keep exactly the k largest logits, also among equal ones; the rest become -inf.
+
+    Source: Fan et al., 2018, arXiv 1805.04833, section 5.4.
+    """
     if not 1 <= k <= logits.shape[-1]:
         raise ValueError(
             f"top_k is {k}; this model has {logits.shape[-1]} tokens to choose from, so give 1 to that many"
@@ -76,22 +79,22 @@ def keep_top_k(logits: Float[Tensor, "... vocab"], k: int) -> Float[Tensor, "...
 
 
 def keep_top_p(logits: Float[Tensor, "... vocab"], p: float) -> Float[Tensor, "... vocab"]:
-    """Keep the most likely tokens until together they hold probability p; the one that reaches it is kept too.
+    """Keep the fewest most likely tokens whose probabilities add up to at least p; the rest become -inf.
 
     Source: Holtzman et al., 2020, arXiv 1904.09751, section 3.1.
     """
     ordered, at = logits.sort(descending=True, stable=True)
     probability = ordered.softmax(dim=-1)
-    before = probability.cumsum(dim=-1) - probability  # held by the tokens ahead of this one
+    before = probability.cumsum(dim=-1) - probability  # of all more likely tokens together
     drop = before >= p
     drop[..., 0] = False  # rounding must not drop the most likely one
     return torch.empty_like(logits).scatter(-1, at, ordered.masked_fill(drop, float("-inf")))
 
 
 def keep_min_p(logits: Float[Tensor, "... vocab"], p: float) -> Float[Tensor, "... vocab"]:
-    """Keep the tokens that are at least p times as likely as the most likely one.
+    """Keep the tokens that are at least p times as likely as the most likely one; the rest become -inf.
 
-    Source: Nguyen et al., 2024, arXiv 2407.01082.
+    Source: Nguyen et al., 2024, arXiv 2407.01082, section 3.
     """
     probability = logits.softmax(dim=-1)
     return logits.masked_fill(probability < p * probability.amax(dim=-1, keepdim=True), float("-inf"))
@@ -100,27 +103,30 @@ def keep_min_p(logits: Float[Tensor, "... vocab"], p: float) -> Float[Tensor, ".
 def probabilities(
     logits: Float[Tensor, "batch vocab"], sampling: Sampling, seen: Bool[Tensor, "batch vocab"] | None = None
 ) -> Float[Tensor, "batch vocab"]:
-    """What `next_token` draws from, in fp32; at temperature 0, all of it is on the most likely token.
+    """The distribution that `next_token` draws from, in fp32; at temperature 0 the most likely token has all of it.
 
-    seen: the tokens that the text holds, prompt included; needed for a repetition penalty only.
+    seen: the tokens that the text holds, prompt included; only a repetition penalty reads it.
 
     Raises:
-        ValueError: if a logit is NaN, which would make any choice as good as another.
+        ValueError: if a logit is NaN or inf, or all of a row are -inf.
     """
-    if logits.isnan().any():
-        raise not_a_number(logits.dtype)
+    if not logits.amax(dim=-1).isfinite().all():  # the largest of a row is NaN if any is; -inf is a token left out
+        raise bad_logits(logits.dtype)
     return distribution(logits, sampling, seen)
 
 
-def not_a_number(dtype: torch.dtype) -> ValueError:
-    """What is raised where logits are NaN."""
-    return ValueError(f"the model's logits are NaN in {dtype}; load it as torch.float32 or torch.bfloat16")
+def bad_logits(dtype: torch.dtype) -> ValueError:
+    """The error for logits that are NaN or infinite, with what to do about it."""
+    advice = "load it as torch.float32 or torch.bfloat16"
+    if dtype in (torch.float32, torch.bfloat16):
+        advice = "check its weights: some must be NaN, infinite or far too large"
+    return ValueError(f"the model's logits are NaN or infinite in {dtype}; {advice}")
 
 
 def distribution(
     logits: Float[Tensor, "batch vocab"], sampling: Sampling, seen: Bool[Tensor, "batch vocab"] | None = None
 ) -> Float[Tensor, "batch vocab"]:
-    """`probabilities` without the look at the logits, for which a GPU would have to be waited for."""
+    """`probabilities` without the check of the logits, which would make the CPU wait for a GPU."""
     logits = logits.float()
     if seen is not None:
         logits = penalise_repetition(logits, seen, sampling.repetition_penalty)
@@ -143,11 +149,11 @@ def next_token(
     generator: torch.Generator | None = None,
     seen: Bool[Tensor, "batch vocab"] | None = None,
 ) -> Int[Tensor, " batch"]:
-    """Choose one token for each row, with `probabilities`."""
+    """Choose one token for each row from `probabilities`; arguments and errors are the same."""
     chances = probabilities(logits, sampling, seen)
     return chances.argmax(dim=-1) if sampling.temperature == 0 else draw(chances, generator)
 
 
 def draw(chances: Float[Tensor, "batch vocab"], generator: torch.Generator | None = None) -> Int[Tensor, " batch"]:
-    """One token for each row, as often as its share of the row says; a row need not add up to 1."""
+    """One token for each row, drawn with probability proportional to `chances`; rows need not add up to 1."""
     return torch.multinomial(chances, 1, generator=generator).squeeze(-1)

@@ -1,6 +1,6 @@
 """Looking inside a model while it runs."""
 
-from .attention_maps import attention_maps
-from .record import record
+from .maps import attention_maps
+from .recorder import record
 
 __all__ = ["attention_maps", "record"]

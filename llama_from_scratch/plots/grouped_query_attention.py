@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..attention import attention_weights, causal_mask
-from ..inside.record import record
+from ..inside import record
 from ..model import Llama
 from ..rope import rotate
 from .style import COLOUR, WIDTH

@@ -69,10 +69,10 @@ def test_what_was_rewound_leaves_no_trace(small, new_cache):
 @torch.no_grad()
 def test_padded_rows_give_what_each_gives_alone(small, new_cache):
     tokens, pads = random_tokens(), (0, 19)
-    real = torch.arange(48) >= torch.tensor(pads)[:, None]
+    mask = torch.arange(48) >= torch.tensor(pads)[:, None]
     cache = new_cache(small.config, 2)
     logits = torch.cat(
-        [small(tokens[:, a:b], cache, real[:, :b]) for a, b in itertools.pairwise((0, 10, 33, 48))], dim=1
+        [small(tokens[:, a:b], cache, mask[:, :b]) for a, b in itertools.pairwise((0, 10, 33, 48))], dim=1
     )
     for row, pad in enumerate(pads):
         close(logits[row, pad:], small(tokens[row : row + 1, pad:])[0])
@@ -258,7 +258,9 @@ def test_dynamic_scaling_in_samples_and_batches():
         assert generate_samples(model, ids, 2, 30) == [list(generate(model, ids, 30))] * 2
     pair = [short, [80, 17, 5]]
     assert generate_batch(model, pair, 30) == [list(generate(model, ids, 30)) for ids in pair]
-    with pytest.raises(ValueError, match="its RoPE scaling is dynamic, .*; generate one by one, or in batches of one"):
+    with pytest.raises(
+        ValueError, match="its RoPE scaling is dynamic, .*; generate one by one, or in batches of equal"
+    ):
         generate_batch(model, [text, short], 30)
 
 

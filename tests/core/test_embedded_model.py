@@ -106,13 +106,13 @@ def test_left_padded_batch_is_each_row_alone(smollm2: Llama, logits: Tensor, ids
     """Prompts of 48, 20 and 1 tokens in one batch, first through the whole prompt, then three steps with the cache."""
     lengths, width = [48, 20, 1], 48
     tokens = torch.stack([F.pad(ids[0, :n], (width - n, 0), value=2) for n in lengths])
-    real = torch.stack([torch.arange(width + 3) >= width - n for n in lengths])
+    mask = torch.stack([torch.arange(width + 3) >= width - n for n in lengths])
     cache = KVCache(smollm2.config, batch=3, capacity=width + 3)
     with torch.no_grad():
-        steps = [smollm2(tokens, cache, real[:, :width])]
+        steps = [smollm2(tokens, cache, mask[:, :width])]
         for i in range(3):
             step = torch.stack([ids[0, n + i : n + i + 1] for n in lengths])
-            steps.append(smollm2(step, cache, real[:, : width + i + 1]))
+            steps.append(smollm2(step, cache, mask[:, : width + i + 1]))
     batch = torch.cat(steps, dim=1)
     assert batch.isfinite().all()  # in the padding too, whose rows have nothing to look at
     for row, n in zip(batch, lengths, strict=True):

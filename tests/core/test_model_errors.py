@@ -94,19 +94,19 @@ def test_rewinding_to_where_the_cache_has_not_been(length: int, small: Llama) ->
 
 
 @pytest.mark.parametrize(
-    "real",
+    "mask",
     [torch.ones(1, 4), torch.ones(4, dtype=torch.bool), torch.ones(1, 3, dtype=torch.bool), torch.tensor([[True]])],
 )
-def test_wrong_padding(real: torch.Tensor, small: Llama) -> None:
-    with pytest.raises(ValueError, match=r"real has shape .* it must be torch.bool in \[1, 4\]"):
-        small(ids(), real=real)
+def test_wrong_padding(mask: torch.Tensor, small: Llama) -> None:
+    with pytest.raises(ValueError, match=r"attention_mask has shape .* it must be torch.bool in \[1, 4\]"):
+        small(ids(), attention_mask=mask)
 
 
 def test_padding_covers_cached_tokens(small: Llama) -> None:
     cache = KVCache(small.config, batch=1, capacity=8)
     small(ids(), cache)
     with pytest.raises(ValueError, match=r"it must be torch.bool in \[1, 6\]: one entry for each token, cached ones"):
-        small(ids(seq=2), cache, real=torch.ones(1, 2, dtype=torch.bool))
+        small(ids(seq=2), cache, attention_mask=torch.ones(1, 2, dtype=torch.bool))
 
 
 def test_bytes_of_a_cache() -> None:

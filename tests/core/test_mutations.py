@@ -284,12 +284,14 @@ def mask_aligned_top_left_behind_a_cache(patch, ours):
 
 @caught_by("padded", "gqa")
 def padding_not_masked(patch, ours):
-    ours.forward = lambda tokens, cache=None, real=None: Llama.forward(ours, tokens, cache)
+    ours.forward = lambda tokens, cache=None, attention_mask=None: Llama.forward(ours, tokens, cache)
 
 
 @caught_by("padded", "gqa")
 def padding_masked_on_the_wrong_side(patch, ours):
-    ours.forward = lambda tokens, cache=None, real=None: Llama.forward(ours, tokens, cache, real.flip(-1))
+    ours.forward = lambda tokens, cache=None, attention_mask=None: Llama.forward(
+        ours, tokens, cache, attention_mask.flip(-1)
+    )
 
 
 @caught_by("padded", "gqa")

@@ -10,8 +10,8 @@ from programs import result_of
 
 from llama_from_scratch import Llama, LlamaConfig, RopeScaling
 from llama_from_scratch.fast import Decoder, FixedCache, prepare
-from llama_from_scratch.fast.decoder import first_largest, race
 from llama_from_scratch.fast.fused import CHUNK, in_chunks
+from llama_from_scratch.fast.step import first_largest, race
 from llama_from_scratch.generation import Sampling, generate, generate_batch
 
 CONFIG = LlamaConfig(97, 64, 2, 8, 2, 16, 96, rope_theta=10_000.0, max_seq_len=160)
@@ -87,7 +87,7 @@ def test_a_batch_with_padding_and_stops(model, whole, check_every):
     wanted = generate_batch(model, PROMPTS, 24)
     stop = wanted[1][7]
     decoder = Decoder(prepare(model), 3, 64, check_every=check_every)
-    decoder.whole = whole  # as on a GPU, where every step is one program
+    decoder.step.reads_all_slots = whole  # as on a GPU, where every step is one program
     assert decoder.generate_batch(PROMPTS, 24) == wanted
     assert decoder.generate_batch(PROMPTS, 24, stop_ids=[stop]) == generate_batch(model, PROMPTS, 24, stop_ids=[stop])
 
@@ -160,8 +160,23 @@ def test_mistakes(model, as_users_run_it):
         Decoder(model, capacity=64).generate_batch([[1], [2]], 3)
     with pytest.raises(ValueError, match="the prompt is empty"):
         Decoder(model, capacity=64).generate([], 3)
+    with pytest.raises(ValueError, match="compile is 'all'; it must be None or one of blocks, step, graph"):
+        Decoder(model, compile="all")
     with pytest.raises(ValueError, match="the cache holds 8 tokens and 9 are needed"):
-        FixedCache(CONFIG, 1, 8).aim(torch.tensor([8]), 9)
+        FixedCache(CONFIG, 1, 8).select(torch.tensor([8]), 9)
+
+
+def test_fixed_cache_refuses_to_count(model):
+    """It would say 0 tokens after any number, so a model that asked it would write over the first ones."""
+    decoder = Decoder(prepare(model), 1, 64)
+    list(decoder.generate(PROMPTS[0], 5))
+    for count in (
+        lambda: decoder.cache.length,
+        lambda: decoder.cache.rewind(0),
+        lambda: model(torch.tensor([[1]]), decoder.cache),
+    ):
+        with pytest.raises(TypeError, match="a FixedCache does not count its tokens"):
+            count()
 
 
 def test_without_a_compiler(model, monkeypatch):
@@ -195,7 +210,7 @@ def test_numbers_that_are_none_are_an_error(model, sampling, check_every):
     with torch.no_grad():
         broken.embedding.weight[others] = float("nan")
     decoder = Decoder(prepare(broken), 1, 128, check_every=check_every)
-    with pytest.raises(ValueError, match="the model's logits are NaN in torch.float32"):
+    with pytest.raises(ValueError, match="the model's logits are NaN or infinite in torch.float32"):
         list(decoder.generate(PROMPTS[0], 64, sampling))
     assert decoder.cache.layers[0].keys.isnan().any()  # so the prompt itself was no error
 

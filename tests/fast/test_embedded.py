@@ -40,7 +40,7 @@ def test_a_prompt_changes_as_little(smollm2, ids, reference, quantise):
     """In one pass of 128 tokens, which takes other kernels. One byte for each input would give ten times as much."""
     found = compare(reference, prepare(smollm2, quantise=quantise), ids, at_a_time=128)
     assert abs(found.perplexity_change) < 0.03
-    assert found.same_choice >= 0.92
+    assert found.same_choice >= 0.88  # of 127 choices; 0.95 of 511 in benchmarks/cpu-quality
     assert 0 < found.divergence < 0.006
 
 

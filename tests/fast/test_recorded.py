@@ -61,7 +61,7 @@ def model():
 def recorded(model, batch):
     """As `compile="graph"` sets it up, but for what is compiled."""
     decoder = Decoder(prepare(model), batch, 128)
-    decoder.whole, decoder._step = True, Recorded(decoder.aimed_step)
+    decoder.step.reads_all_slots, decoder.run_step = True, Recorded(decoder.step.selecting)
     return decoder
 
 
@@ -80,7 +80,7 @@ def test_greedy_tokens_over_64_steps_and_of_other_texts(model):
     decoder = recorded(model, 1)
     for prompt in ([5, 9, 60, 33], [7], list(range(1, 12))):
         assert list(decoder.generate(prompt, 64)) == list(generate(model, prompt, 64))
-    assert len(decoder._step.recordings) == 1
+    assert len(decoder.run_step.recordings) == 1
 
 
 def test_a_padded_batch_penalties_and_draws(model):
@@ -93,7 +93,7 @@ def test_a_padded_batch_penalties_and_draws(model):
     plain = Decoder(prepare(model), 3, 128)
     assert drawn == plain.generate_batch(prompts, 24, Sampling(temperature=1.0, seed=3))
     assert drawn != decoder.generate_batch(prompts, 24, Sampling(temperature=1.0, seed=4))
-    assert len(decoder._step.recordings) == 3  # greedy, with a penalty, drawn: no seed has one of its own
+    assert len(decoder.run_step.recordings) == 3  # greedy, with a penalty, drawn: no seed has one of its own
 
 
 def test_without_cuda_it_is_refused(model):

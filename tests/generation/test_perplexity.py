@@ -66,7 +66,7 @@ def test_log_probs_that_cannot_be(small, as_users_run_it):
     sick = tiny_model()
     with torch.no_grad():
         sick.norm.weight[0] = float("nan")
-    with pytest.raises(ValueError, match="logits are NaN in torch.float32"):
+    with pytest.raises(ValueError, match="logits are NaN or infinite in torch.float32"):
         token_log_probs(sick, torch.tensor([[1, 2]]))
 
 

@@ -117,11 +117,20 @@ def test_min_p_is_relative_to_the_most_likely():
     assert kept(keep_min_p(torch.tensor([2.0, 2.0, 1.0]), 1.0)) == [0, 1]
 
 
-def test_nan_is_reported_and_not_drawn_from():
-    logits = torch.tensor([[1.0, float("nan"), 2.0]])
-    for rule in (Sampling(), Sampling(temperature=1.0)):
-        with pytest.raises(ValueError, match="logits are NaN in torch.float32"):
-            next_token(logits, rule)
+@pytest.mark.parametrize("rule", [Sampling(), Sampling(temperature=1.0)], ids=["greedy", "drawn"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("dtype", "advice"), [(torch.float32, "check its weights"), (torch.float16, "load it as torch.float32")]
+)
+def test_nan_or_infinite_logits_raise(rule, bad, dtype, advice):
+    logits = torch.tensor([[1.0, 0.5, 2.0], [1.0, bad, 2.0]], dtype=dtype)
+    with pytest.raises(ValueError, match=f"logits are NaN or infinite in {dtype}; {advice}"):
+        next_token(logits, rule)
+
+
+def test_logits_of_minus_infinity_are_never_drawn():
+    logits = torch.tensor([[float("-inf"), 0.5, float("-inf")]])
+    assert next_token(logits, Sampling()).tolist() == next_token(logits, Sampling(temperature=1.0)).tolist() == [1]
 
 
 def test_the_coldest_draw_is_the_most_likely_token():

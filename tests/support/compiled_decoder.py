@@ -52,7 +52,7 @@ for scope in ("blocks", "step"):
         result[bits] = list(Decoder(fast, 1, 64, scope).generate(PROMPTS[0], 24))
 
     # The step again, but with the logits themselves where it would choose a token.
-    import llama_from_scratch.fast.decoder as module
+    import llama_from_scratch.fast.step as module
 
     race, module.race = module.race, lambda logits, *_: logits[0]
     torch.compiler.reset()

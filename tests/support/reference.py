@@ -244,8 +244,8 @@ def check_padded(ours: Llama, theirs: transformers.LlamaForCausalLM) -> None:
     """Rows of different lengths, padded on the left, against each row alone."""
     rows = [random_tokens(ours.config, 1, seq, seed=seq)[0] for seq in (64, 40, 1)]
     tokens = torch.stack([F.pad(row, (64 - len(row), 0), value=3) for row in rows])
-    real = torch.stack([torch.arange(64) >= 64 - len(row) for row in rows])
-    logits = ours(tokens, real=real)
+    mask = torch.stack([torch.arange(64) >= 64 - len(row) for row in rows])
+    logits = ours(tokens, attention_mask=mask)
     assert not logits.isnan().any(), "logits differ: there are NaNs"
     for i, row in enumerate(rows):
         assert_same(f"logits of row {i}", logits[i, 64 - len(row) :], theirs(row[None]).logits[0])

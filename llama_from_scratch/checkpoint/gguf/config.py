@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...config import LlamaConfig, RopeScaling
 from ...files.errors import CheckpointError, said
-from ...rope import rope_frequencies, scaled_frequencies
+from ...rope import rope_frequencies, scaled_frequencies, yarn_attention_factor
 
 SCALING = "llama.rope.scaling."
 SETTINGS = {  # of linear and yarn: GGUF's words and ours
@@ -112,12 +112,10 @@ def _scaling(
     scaling = RopeScaling(kind, **{SETTINGS[key]: number for key, number in given.items()})
     if scaling.attention_factor is None:
         return scaling
-    return replace(scaling, attention_factor=float(f"{scaling.attention_factor * _yarn_attention(scaling):.7g}"))
-
-
-def _yarn_attention(scaling: RopeScaling) -> float:
-    """What YaRN multiplies cos and sin by. `attn_factor` in the file comes on top of it."""
-    return 0.1 * math.log(scaling.factor) + 1
+    # `attn_factor` in the file comes on top of YaRN's own.
+    return replace(
+        scaling, attention_factor=float(f"{scaling.attention_factor * yarn_attention_factor(scaling.factor):.7g}")
+    )
 
 
 def _llama3_scaling(
@@ -160,7 +158,7 @@ def config_to_fields(config: LlamaConfig) -> dict[str, int | float | str]:
     fields[SCALING + "type"] = scaling.kind
     settings = asdict(scaling)
     if scaling.attention_factor is not None:
-        settings["attention_factor"] /= _yarn_attention(scaling)
+        settings["attention_factor"] /= yarn_attention_factor(scaling.factor)
     for key, ours in SETTINGS.items():
         if settings[ours] is not None and (scaling.kind == "yarn" or ours in ("factor", "original_max_seq_len")):
             fields[SCALING + key] = settings[ours]

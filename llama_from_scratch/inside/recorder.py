@@ -1,19 +1,23 @@
-"""Look inside a model while it runs."""
+"""Record what modules read and write while a model runs."""
 
 from fnmatch import fnmatch
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from ..model import Llama
 
 
 @torch.inference_mode()
-def record(model: Llama, tokens: Tensor, *patterns: str) -> dict[str, tuple[Tensor, Tensor]]:
-    """Run the model and return {module name: (its input, its output)} for each module whose name fits a pattern.
+def record(model: Llama, tokens: Int[Tensor, "batch seq"], *patterns: str) -> dict[str, tuple[Tensor, Tensor]]:
+    """Run the model; returns {module name: (its first input, its first output)} for modules whose name fits a pattern.
 
-    Example: `record(model, tokens, "blocks.*.attention_norm")`; a `*` matches any characters, dots included.
-    tokens: [batch, seq]. Raises ValueError if a pattern fits no module.
+    Example: `record(model, tokens, "blocks.*.attention_norm")`. A `*` matches any characters, dots included. Inputs and
+    outputs are copies, in the order in which the modules finished.
+
+    Raises:
+        ValueError: if a pattern fits no module, and as the model does.
     """
     seen: dict[str, tuple[Tensor, Tensor]] = {}
     hooks = []

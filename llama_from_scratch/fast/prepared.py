@@ -1,4 +1,4 @@
-"""A copy of a model with the changes that are made once, when it is loaded."""
+"""Make a faster copy of a model, once after loading."""
 
 from copy import deepcopy
 
@@ -11,10 +11,10 @@ from .quantised import quantise as quantise_weights
 
 
 def prepare(model: Llama, *, fuse: bool = True, quantise: Bits | None = None) -> Llama:
-    """A model that gives the same (quantised: nearly the same) logits in less time, for every use but training.
+    """A copy that computes the same logits (quantised: nearly the same) in less time, for every use but training.
 
-    `model` stays as it is, and shares with the result the weights that did not change; drop it to save memory.
-    Quantise a model that was loaded in fp32: then its weights are rounded once only.
+    `model` is unchanged. Both share the weights that are the same, so delete `model` to save memory.
+    Quantise a model that was loaded in fp32, so that its weights are rounded only once.
 
     Raises:
         ValueError: as `quantise`.
