@@ -1,13 +1,13 @@
-"""The measurements that the book shows, and the page that shows them.
+"""Run the measurements that the book shows, and write the page that shows them.
 
-    python tools/benchmarks.py --run cpu          take them here (about ten quiet minutes), then draw the page
+    python tools/benchmarks.py --run cpu          run them here (ten minutes on an idle machine), then draw the page
     python tools/benchmarks.py --run gpu-decode   the same on a machine with a CUDA device; then gpu-grid, gpu-train
-    python tools/benchmarks.py --only NAME ...    these alone; --minutes 9 stops then, and draws what is there
+    python tools/benchmarks.py --only NAME ...    only these; --minutes 9 stops after 9 minutes and draws what is there
     python tools/benchmarks.py                    draw benchmarks/README.md from the files that are there
-    python tools/benchmarks.py --check            fail if page and drawings are not what the files say
+    python tools/benchmarks.py --check            fail if page or drawings differ from what the files give
 
-Each measurement is one command of the package, which anyone can run; its result is one file in benchmarks/, written as
-soon as it is there. A command that fails leaves a file that says so, unless an earlier result is there.
+Each measurement is one command of the package; its result is one file in benchmarks/, written when the command ends. A
+command that fails leaves a file with the reason, unless there is an earlier result.
 """
 
 import argparse
@@ -46,11 +46,11 @@ CPU = {
 EIGHT, ONE = (f"--model {name} --device cuda --dtype bfloat16" for name in ("Llama-3.1-8B", "Llama-3.2-1B"))
 FASTEST = "--fuse --compile graph"
 BATCHES, CONTEXTS, NEW = (1, 8, 64), (1024, 8192, 65536), 32
-GPU_MEMORY = 80e9  # bytes of the GPU for which the targets stand
+GPU_MEMORY = 80e9  # bytes of the GPU that the targets are for
 
 
 def needed(batch: int, context: int) -> float:
-    """Bytes of the weights and the cache of Llama 3.1 8B in bf16, which is the least that decoding needs."""
+    """Bytes of the weights and the cache of Llama 3.1 8B in bf16, the least memory that decoding needs."""
     config = PRESETS["Llama-3.1-8B"]
     return 2 * config.n_params + batch * (context + NEW) * cache_bytes_per_token(config)
 
@@ -109,7 +109,7 @@ def as_fast_as(name: str, other: str) -> Callable[[dict], Measured]:
 
 
 def best_against(peer: str, quantised: bool = True) -> Callable[[dict], Measured]:
-    """How many times as long the peer takes as our quickest way."""
+    """How many times as long the peer takes as our fastest way."""
 
     def found(result: dict) -> Measured:
         ours = [name for name in result["rows"] if name not in ("transformers", "llama.cpp")]
@@ -165,7 +165,7 @@ def command(name: str) -> str:
 
 
 def page() -> str:
-    """benchmarks/README.md, from the files."""
+    """The text of benchmarks/README.md, from the result files."""
     lines = [
         "# Benchmarks",
         "",
@@ -212,7 +212,7 @@ def row(target: Target) -> str:
 
 
 def grid() -> list[str]:
-    """Batch by context: tokens per second of all sequences together, and the share of the copy bandwidth."""
+    """A table, batch by context: tokens per second of all sequences together, and the share of the copy bandwidth."""
     lines = ["## Decoding with Llama 3.1 8B in bf16, by batch and context", ""]
     lines += [
         f"| context | {' | '.join(f'batch {batch}' for batch in BATCHES)} |",
@@ -238,7 +238,7 @@ def failure(result: dict) -> list[str]:
 
 
 def points(group: str) -> tuple[dict[str, tuple[float, float]], dict[str, tuple[float, float]]]:
-    """The machine's ceilings, and of each measurement on it the quickest way in each type of weights."""
+    """The machine's ceilings, and for each measurement on it the fastest way with each type of weights."""
     roof, found = {}, {}
     for name in COMMANDS:
         result = read(name)
@@ -265,7 +265,7 @@ def points(group: str) -> tuple[dict[str, tuple[float, float]], dict[str, tuple[
 
 
 def drawings() -> dict[str, str]:
-    """The roofline of each machine with results: file name to SVG, the same to the last byte at each run."""
+    """The roofline of each machine with results: file name to SVG, byte for byte the same at each run."""
     matplotlib.use("svg")
     use_style()
     plt.rcParams["savefig.facecolor"] = "white"  # readable on a dark page, too
@@ -282,7 +282,7 @@ def drawings() -> dict[str, str]:
 
 
 def section(result: dict) -> list[str]:
-    """All of one file, but for the single rounds."""
+    """The section of one result file: everything but the single rounds."""
     machine = result["machine"]
     about = [f"{key} {value}" for key, value in machine.items() if key not in ("command", "date", "device")]
     lines = [f"{machine['device']}, {machine['date']}; {', '.join(about)}.", ""]
@@ -297,7 +297,7 @@ def section(result: dict) -> list[str]:
 
 
 def measure(name: str, seconds_left: float | None) -> None:
-    """Run one command; its file is there afterwards, with the result or with what went wrong."""
+    """Run one command, which writes its result file; after a failure the file has the reason."""
     words = COMMANDS[name].split()
     if find_spec("llama_cpp") is None:
         words = [word for word in words if word != "llama.cpp"]

@@ -3,8 +3,8 @@
     python tools/model_card.py RUN llama_from_scratch/models/Folio-5M --hardware "one thread of …"
     python tools/model_card.py --again llama_from_scratch/models/Folio-5M     the card alone, from what lies there
 
-The card reads the log and the recipe, and evaluates the released weights on each held-out work. Typed by hand is the
-hardware alone, which is kept in recipe.json.
+The numbers of the card come from the log, the recipe and an evaluation of the released weights on each held-out work.
+Only the hardware is typed in; it is kept in recipe.json.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ NEW_TOKENS = 120
 
 
 def release(run: Path, target: Path, hardware: str) -> None:
-    """Write everything but card and curve."""
+    """Write the model folder, except for card and curve."""
     save_huggingface(in_memory(load_model(run)), target, "BF16", tokenizer=load_tokenizer(run), overwrite=True)
     shutil.copyfile(run / "log.jsonl", target / "log.jsonl")
     about = json.loads((run / "run.json").read_text(encoding="utf-8"))
@@ -119,7 +119,7 @@ def release(run: Path, target: Path, hardware: str) -> None:
 
 
 def command(recipe: dict) -> str:
-    """What to type to train it: the settings that are not the defaults."""
+    """The command that trains it, with the settings that are not defaults."""
     words = ["python -m llama_from_scratch train", *recipe["data"], "--out runs/folio"]
     for field in fields(Recipe):
         default = None if field.default is MISSING else field.default
@@ -130,7 +130,7 @@ def command(recipe: dict) -> str:
 
 
 def curve(records: list[dict], path: Path) -> None:
-    """Training loss, each step faint and smoothed, and held-out loss, as an SVG that comes out the same each time."""
+    """Write training loss (each step, and smoothed) and held-out loss as an SVG, byte for byte the same each time."""
     import matplotlib as mpl
 
     from llama_from_scratch.plots.style import COLOUR, use_style
@@ -164,7 +164,7 @@ def curve(records: list[dict], path: Path) -> None:
 
 
 def held_out_rows(model: Llama, tokenizer: Tokenizer, corpora: list[str]) -> list[tuple]:
-    """Name, bytes, tokens and nats of each held-out work, and of all together; and bytes after bz2 as a yardstick."""
+    """Name, bytes, tokens, nats and, for comparison, bytes after bz2, of each held-out work and of all together."""
     rows, window = [], model.config.max_seq_len
     for corpus in corpora:
         texts = corpus_texts(corpus)

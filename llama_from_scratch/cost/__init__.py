@@ -1,11 +1,11 @@
-"""What a model costs, on paper: on one chip, and laid over many.
+"""The cost of a model, computed from its config: on one chip, and on many.
 
 `counts` has parameters, FLOPs and bytes of a model, part by part.
 
-On paper, for 8 to 16,384 GPUs: what each rank holds (`peak_memory`) and sends (`communication`), and how long a step
-takes (`step`). What follows from arithmetic is exact or nearly so: parameters, FLOPs, bytes kept, bytes sent. Time is
-a projection, checked against published runs. Biases, which no released Llama has, are not counted. Letters as in the
-papers: t tensor-parallel ranks, c context-parallel, p pipeline, v chunks of layers on each pipeline rank,
+For training on up to thousands of GPUs: the bytes that each rank holds (`peak_memory`) and sends (`communication`), and
+the time of a step (`step`). Parameters, FLOPs and bytes follow from arithmetic and are exact or nearly so; times are
+projections, checked against published runs. Biases, which no released Llama has, are not counted here. Letters are
+those of the papers: t tensor-parallel ranks, c context-parallel, p pipeline, v chunks of layers on each pipeline rank,
 m micro-batches. Llama 3.1 405B, as it was trained:
 
 >>> from llama_from_scratch import PRESETS

@@ -1,4 +1,4 @@
-"""What a GPU computes, holds and sends in a second, and where the links between a group of them are."""
+"""FLOP/s, memory and links of a GPU, and the bandwidth within a group of GPUs."""
 
 from dataclasses import dataclass
 from math import prod
@@ -31,14 +31,14 @@ A100_SXM = Accelerator("A100 SXM", 312e12, 267.9e12, 0.615 * 312e12, 80 * 2**30,
 
 
 def link_bandwidth(layout: Layout, gpu: Accelerator, group: str) -> float:
-    """Bytes per second that each rank of a group can send to its neighbour on the ring, at the peak of the links.
+    """Bytes per second that each rank of a group can send to its neighbour on a ring, at the peak of the links.
 
-    A group within one machine has the links inside. Else the ring crosses between machines, and the members on one
-    machine share its network cards: n of them send at the rate of n cards, up to that of the links inside.
+    A group within one machine uses the links inside it. Otherwise the ring crosses between machines: n members on one
+    machine send at the rate of n network cards, or of the links inside if that is lower.
     """
     axes = {name: getattr(layout, name) for name in ("tensor", "context", "pipeline", "data", "replicas")}
     moving = ("context", "data") if group == "data" else (group,)
-    members = 0  # ranks of rank 0's machine that are in its group
+    members = 0  # of rank 0's group, on its machine
     for rank in range(min(gpu.gpus_per_node, layout.gpus)):
         index, outside = rank, 0
         for name, size in axes.items():

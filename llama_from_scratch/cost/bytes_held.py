@@ -1,4 +1,4 @@
-"""Bytes that one rank holds at the peak of a training step, on paper."""
+"""Bytes that one rank holds at the peak of a training step, computed."""
 
 from ..config import LlamaConfig
 from .counts import Number, Recompute
@@ -22,7 +22,7 @@ def saved_bytes(config: LlamaConfig, recompute: Recompute = "none") -> dict[str,
     log_sum = STATE * config.n_heads
     if recompute == "full":
         return {"input of the block": COMPUTE * config.dim}
-    if recompute == "selective":  # results of the products that are not recomputed, and what attention gave
+    if recompute == "selective":  # results of the products that are not recomputed, and that of attention
         return {
             "input of the block": COMPUTE * config.dim,
             "q before its rotation": COMPUTE * q_dim,
@@ -58,14 +58,14 @@ def micro_batches_in_flight(layout: Layout, stage: int) -> float:
 def memory(config: LlamaConfig, layout: Layout, stage: int = 0) -> dict[str, Number]:
     """Bytes at the peak of a step on one rank of a pipeline stage, trained in bf16 with fp32 master weights and AdamW.
 
-    weights: in bf16. With ZeRO-3 only two neighbouring units (blocks, or a table of the vocabulary) are whole at once:
-        the one in use and the one that is being fetched.
+    weights: in bf16. With ZeRO-3 only two neighbouring units (blocks, or a table of the vocabulary) are gathered at a
+        time: the one in use and the one that is being fetched.
     gradients: in fp32. With ZeRO-2 and 3 a share of them, and those of the unit at work in bf16 and fp32.
     optimizer: master weights and two moments in fp32, a share of them from ZeRO-1 on.
     activations: `saved_bytes` of all blocks and micro-batches in flight; of one block in full while it is recomputed.
     logits: `LOGIT` bytes for each token and entry of the vocabulary.
     Not counted: gradients of activations while a block is at work, whole copies of what tensor parallelism gathers,
-    buffers of libraries, and gaps that the allocator leaves.
+    buffers of libraries, and fragmentation of the allocator.
     Source of what ZeRO splits: Rajbhandari et al., 2020, arXiv 1910.02054, section 5.
     """
     held = stages(config, layout)[stage]
@@ -89,6 +89,6 @@ def memory(config: LlamaConfig, layout: Layout, stage: int = 0) -> dict[str, Num
 
 
 def peak_memory(config: LlamaConfig, layout: Layout) -> dict[str, Number]:
-    """`memory` of the pipeline stage that needs most."""
+    """`memory` of the pipeline stage that needs the most."""
     every = [memory(config, layout, stage) for stage in range(layout.pipeline)]
     return max(every, key=lambda parts: sum(parts.values()))

@@ -1,4 +1,4 @@
-"""Bytes that one rank sends in a training step, on paper."""
+"""Bytes that one rank sends in a training step, computed."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +10,7 @@ from .layout import COMPUTE, STATE, Layout, stage_parameters, stages
 
 @dataclass(frozen=True)
 class Transfer:
-    """What one rank sends in a step with one kind of collective, within one group of ranks."""
+    """The bytes that one rank sends in a step with one kind of collective, within one group of ranks."""
 
     group: Literal["tensor", "context", "pipeline", "data", "replicas"]
     collective: Literal["all-gather", "reduce-scatter", "all-reduce", "send"]
@@ -19,7 +19,7 @@ class Transfer:
 
 
 def sent_bytes(collective: str, n_bytes: Number, ranks: int) -> Number:
-    """Bytes that each rank sends for a tensor of `n_bytes` (the whole, not the shard), on a ring.
+    """Bytes that each rank sends on a ring for a tensor of `n_bytes`, all shards together.
 
     all-gather and reduce-scatter: (n - 1) / n of it, in n - 1 turns of one shard; all-reduce is one after the other.
     Source: Patarasuk and Yuan, 2009, Bandwidth optimal all-reduce algorithms for clusters of workstations.
@@ -30,7 +30,7 @@ def sent_bytes(collective: str, n_bytes: Number, ranks: int) -> Number:
 
 
 def communication(config: LlamaConfig, layout: Layout, stage: int = 0) -> list[Transfer]:
-    """What one rank of a pipeline stage sends in one step.
+    """The transfers of one rank of a pipeline stage in one step.
 
     tensor: with sequence parallelism, attention and feed-forward begin with an all-gather and end in a reduce-scatter,
         forward and backward; one more all-gather each, backward, of the inputs that were kept in shards (Korthikanti
@@ -57,7 +57,7 @@ def communication(config: LlamaConfig, layout: Layout, stage: int = 0) -> list[T
         ("context", "reduce-scatter", layout.context, held.blocks * m * pair),
     ]
     if layout.pipeline > 1:
-        ways = 2 * layout.chunks - held.embedding - held.output  # no one before the first chunk, nor behind the last
+        ways = 2 * layout.chunks - held.embedding - held.output  # nothing before the first chunk, nor after the last
         counts.append(("pipeline", "send", layout.pipeline, ways * m * stream / layout.tensor))
     if layout.zero == 0:
         counts.append(("data", "all-reduce", shards, STATE * n))

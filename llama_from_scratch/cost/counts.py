@@ -1,8 +1,8 @@
-"""What a model costs, on paper: parameters, floating-point operations (FLOPs) and bytes, part by part.
+"""Parameters, floating-point operations (FLOPs) and bytes of a model, part by part, computed from its config.
 
 Every count is a dictionary from a part of the model to a number, so that a total is `sum(count.values())`.
-A multiplication and an addition are two FLOPs. Norms, rotations, activations and softmax are not counted as FLOPs:
-beside the matrix products they are below one per cent.
+A multiplication and an addition are two FLOPs. The FLOPs of norms, rotations, activations and softmax are not counted:
+they are less than one per cent of those of the matrix products.
 """
 
 from typing import Literal
@@ -11,7 +11,7 @@ from ..config import LlamaConfig
 
 Number = int | float
 
-# What is computed a second time in the backward pass, so that it need not be kept from the forward pass.
+# The products that are computed again in the backward pass, so that they need not be kept from the forward pass.
 # "selective" recomputes every second product, counted in the order of execution, and all that is not a product; it
 # keeps the other products and the result of attention. That is the rule of torchtitan (Liang et al., 2024,
 # arXiv 2410.06511), whose published runs test the calculator.

@@ -1,4 +1,4 @@
-"""How a model is laid over many GPUs: the ranks that split it, and the parameters that each then holds.
+"""How a model is distributed over many GPUs: the ranks that split it, and the parameters that each holds.
 
 Ranks are numbered with tensor parallelism innermost, then context, pipeline, data.
 """
@@ -15,10 +15,10 @@ COMPUTE, STATE = 2, 4  # bytes of a number in bf16 (weights in use, activations)
 
 @dataclass(frozen=True)
 class Layout:
-    """How a model is laid over GPUs, and what each step computes.
+    """How a model is distributed over GPUs, and what each step computes.
 
     Raises:
-        ValueError: if a count is not a whole number of at least 1, a choice is unknown, or a text cannot be shared out.
+        ValueError: if a count is not an integer of at least 1, a choice is unknown, or a text cannot be divided evenly.
     """
 
     data: int = 1  # ranks that read different texts and share the states below
@@ -67,7 +67,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Stage:
-    """What one pipeline rank holds."""
+    """The parts of the model that one pipeline rank holds."""
 
     blocks: int
     embedding: bool
@@ -98,8 +98,8 @@ def stages(config: LlamaConfig, layout: Layout) -> list[Stage]:
 def stage_parameters(config: LlamaConfig, layout: Layout, stage: Stage) -> Number:
     """Parameters on one rank of this stage, all layers, before data parallelism splits them.
 
-    Tensor parallelism cuts every matrix. Norms stay whole: 2 · dim numbers in each block, and the last one. A tied
-    table lies on both ends of a pipeline.
+    Tensor parallelism cuts every matrix. Norms are replicated: 2 · dim numbers in each block, and the last one. A tied
+    table is stored at both ends of a pipeline.
     """
     block = sum(inputs * outputs for inputs, outputs in matrices(config).values()) / layout.tensor + 2 * config.dim
     table = config.vocab_size * config.dim / layout.tensor

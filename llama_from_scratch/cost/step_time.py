@@ -1,9 +1,9 @@
-"""Seconds of one training step, and the share of the GPU's peak that it puts to use: a projection.
+"""Seconds of one training step, and the share of the GPU's peak that it uses (MFU): a projection.
 
-Every part runs at the best rate that was measured for its kind on the accelerator, times one number, `SUSTAINED`,
-fitted once over published runs, because a whole run never sustains the best rates: clocks fall under load, shapes are
-not the best ones, kernels have gaps, ranks wait for each other. Against those runs, each left out of the fit in its
-turn, the projection errs by up to 15 %.
+Every part runs at the best rate measured for its kind on the accelerator, times one number, `SUSTAINED`, which was
+fitted to published runs. Long runs do not sustain the best rates: clocks fall under load, shapes are not ideal, there
+are gaps between kernels, and ranks wait for each other. If each of those runs in turn is left out of the fit, its
+projection errs by up to 15 %.
 """
 
 from dataclasses import dataclass
@@ -19,20 +19,20 @@ from .layout import COMPUTE, STATE, Layout, stage_parameters, stages
 MEMORY_SHARE = 0.9  # of the bandwidth of the GPU's own memory
 LINK_SHARE = 0.8  # of a link between GPUs
 
-# Share of the best measured rates that a whole training run sustains. The only fitted number: it makes the geometric
+# Share of the best measured rates that a training run sustains. The only fitted number: it makes the geometric
 # mean of projected over reported speed one for the published runs in tests/cost/test_calculator.py.
 SUSTAINED = 0.71
 
 
 @dataclass(frozen=True)
 class Step:
-    """Projected seconds of one training step, by what the GPU is at; and what it achieves."""
+    """Projected seconds of one training step, by kind of work, and the rates that follow."""
 
     products: float  # products with matrices
     attention: float
-    elementwise: float  # norms, rotations, activations, residual additions, loss: memory sets their pace
+    elementwise: float  # norms, rotations, activations, residual additions, loss: bound by memory bandwidth
     optimizer: float
-    communication: float  # what is not hidden behind arithmetic
+    communication: float  # the part that does not overlap with arithmetic
     bubble: float  # the pipeline fills and drains
     tokens: float  # of each GPU
     flops: float  # of the model itself, on each GPU
@@ -45,12 +45,12 @@ class Step:
 
     @property
     def tokens_per_second(self) -> float:
-        """Of each GPU."""
+        """For each GPU."""
         return self.tokens / self.seconds
 
     @property
     def mfu(self) -> float:
-        """Share of the peak that went into the model's own FLOPs; recomputation does not count."""
+        """Model FLOPs per second as a share of the peak; recomputation does not count."""
         return self.flops / self.seconds / self.peak
 
 
@@ -60,10 +60,10 @@ def step(config: LlamaConfig, layout: Layout, gpu: Accelerator = H100_SXM, causa
     Matrix products run at `matmul_flops`. Attention runs at `attention_flops`; it computes only what the causal mask
     leaves, and 2.5 times the forward's FLOPs backward (it computes q·k again). All else between two products is one
     fused kernel that reads its inputs and writes its output once, and twice that backward. Rates are times `SUSTAINED`.
-    Waited for: collectives of tensor and context parallelism, and those of data parallelism as far as they last longer
-    than the arithmetic of the step. Not waited for: what the pipeline sends. The pipeline stands still for
-    (p - 1) / (v m) of the time (Narayanan et al., 2021, arXiv 2104.04473, section 2.2).
-    causal: which FLOPs the MFU counts, see `training_flops`; the time does not change.
+    Collectives of tensor and context parallelism add to the time; those of data parallelism only as far as they take
+    longer than the arithmetic of the step; the transfers of the pipeline do not. The pipeline is idle for (p - 1) / (v
+    m) of the time (Narayanan et al., 2021, arXiv 2104.04473, section 2.2). causal: which FLOPs the MFU counts, see
+    `training_flops`; the time does not change.
     """
     every = [_stage_seconds(config, layout, gpu, stage) for stage in range(layout.pipeline)]
     tokens = layout.tokens / layout.gpus

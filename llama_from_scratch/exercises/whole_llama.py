@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..config import PRESETS, LlamaConfig
+from ..inside import record
 from ..model import Llama
 from .verdict import NotYet, exercise, tensor_of
 
@@ -252,13 +253,8 @@ def _small_llama() -> Llama:
 @torch.inference_mode()
 def _passes(model: Llama, ids: Tensor) -> list[Tensor]:
     """The residual stream [seq, dim] before the first block and after each."""
-    streams: list[Tensor] = []
-    hooks = [block.register_forward_hook(lambda _, i, o: streams.append(o[0])) for block in model.blocks]
-    hooks.append(model.embedding.register_forward_hook(lambda _, i, o: streams.append(o[0])))
-    model(ids[None])
-    for hook in hooks:
-        hook.remove()
-    return streams
+    recorded = record(model, ids[None], "embedding", *(f"blocks.{i}" for i in range(len(model.blocks))))
+    return [output[0] for _, output in recorded.values()]
 
 
 @exercise

@@ -11,7 +11,7 @@ from jaxtyping import BFloat16, Float, Int8
 from torch import Tensor
 
 FINE = 254  # steps of the fine byte in one of the coarse byte
-ZERO = 128  # the byte that stands for 0: the kernel is quick with unsigned inputs only
+ZERO = 128  # the byte that stands for 0: the kernel is fast only with unsigned inputs
 
 
 def has_int8_products(device: torch.device) -> bool:

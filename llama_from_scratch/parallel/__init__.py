@@ -1,6 +1,6 @@
-"""How one model is laid over several processes, outside the model's own code.
+"""One model on several processes, without changes to the model's own code.
 
-`plan` is the table of what is cut how, `apply` shards a model after it, `ranks` are the processes that `torchrun`
-started; `train` uses them. Nothing is imported here, since `apply` brings in much of torch. What many GPUs cost, on
-paper, is in `cost`.
+`plan` is the table of how each weight is cut, `apply` shards a model by it, and `ranks` is about the processes that
+`torchrun` started; the command `train` uses all three. Nothing is imported here, because `apply` imports much of torch.
+What training on many GPUs costs is computed in `cost`.
 """

@@ -1,7 +1,7 @@
-"""A plain Llama becomes a sharded one, in place, after the table in `plan`: PyTorch's FSDP2 and DTensor do the work.
+"""Shard a plain Llama, in place, by the table in `plan`, with PyTorch's FSDP2 and DTensor.
 
-The model's own code stays as it is. Its parameters become DTensors, which know what the whole is and which part of it
-lies here; hooks gather, cut and add up what flows between modules.
+The model's own code does not change. Its parameters become DTensors, which know the full tensor's shape and hold this
+rank's part of it; hooks gather, cut and add up what flows between modules.
 """
 
 import logging
@@ -33,12 +33,12 @@ from .plan import PLAN, check_tensor
 def parallelise(model: Llama, mesh: DeviceMesh) -> None:
     """Cut the weights of a model over a mesh with the axes "data" and "tensor", and move them to its devices.
 
-    Every rank gives the same weights and keeps its part. `hidden` and `logits` then need all ranks of the mesh; those
-    along "data" may give different tokens, those along "tensor" must give the same. Gradients come out as the mean over
-    "data", as FSDP has it; see `share_batch`.
+    Every rank must call this with the same weights, and keeps its part of them. From then on all ranks must call
+    `hidden` and `logits` together: with the same tokens along "tensor", with any along "data". Gradients are means over
+    "data", as always with FSDP; see `share_batch`.
 
     Raises:
-        ValueError: if the matrices cannot be cut into so many parts.
+        ValueError: if the matrices cannot be cut into that many equal parts.
     """
     check_tensor(model.config, mesh["tensor"].size())
     if mesh["tensor"].size() > 1:
@@ -47,43 +47,44 @@ def parallelise(model: Llama, mesh: DeviceMesh) -> None:
         fully_shard(block, mesh=mesh["data"])
     fully_shard(model, mesh=mesh["data"])  # the rest; it stays gathered from `hidden` on, so that `logits` finds it
     register_fsdp_forward_method(model, "hidden")
-    # True, and harmless here: a norm's output is a view of a DTensor's own part, and nobody writes into it.
+    # The warning is true and harmless: a norm's output is a view of a DTensor's local part, and nothing writes to it.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-    # It advises to make one collective of two where both axes cut the rows: only saves and the norm's scalars do that.
+    # Its warnings advise one collective in place of two where both axes cut the rows. Only saving and the gradient norm
+    # gather there, so it does not matter. The logger has no public name.
     logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
 
 
 def _cut_matrices(model: Llama, tensor: DeviceMesh) -> None:
     tied = model.lm_head is None
-    if tied:  # a module of its own for the table as output projection, so that it is cut like one
+    if tied:  # a separate module for the output projection, so that it is cut as one
         model.lm_head = nn.Linear(model.config.dim, model.config.vocab_size, bias=False, device="meta")
     styles = {}
     for name, module in model.named_modules():
         kind = name.rpartition(".")[2]
         if kind in PLAN:
             styles[name] = _style(module, PLAN[kind].get("tensor"))
-    # The stream between layers is whole on every rank. Where q, k and v (gate and up) read it, their gradients for it
-    # are added up once, and not each on its own.
-    whole, none = Replicate(), None
-    for inputs, kind in (((whole, none, none, none, none), "attention"), ((whole,), "feed_forward")):
+    # The residual stream is replicated. Its gradients from q, k and v (and from gate and up) are added locally first,
+    # so that one all-reduce serves them all.
+    replicated, none = Replicate(), None
+    for inputs, kind in (((replicated, none, none, none, none), "attention"), ((replicated,), "feed_forward")):
         styles[f"blocks.*.{kind}"] = PrepareModuleInput(input_layouts=inputs, desired_input_layouts=inputs)
-    styles["lm_head"] = ColwiseParallel(output_layouts=whole)
-    parallelize_module(model, tensor, styles, src_data_rank=None)  # None: each rank cuts its own copy, nothing is sent
+    styles["lm_head"] = ColwiseParallel(output_layouts=replicated)
+    parallelize_module(model, tensor, styles, src_data_rank=None)  # None: each rank cuts its own copy
     if tied:
         model.lm_head.weight = model.embedding.weight  # the same rows of the table
 
 
 def _style(module: nn.Module, dimension: int | None) -> ParallelStyle:
-    """PyTorch's name for a cut. Its "Colwise" is dimension 0: columns of the matrix as papers write it, x W."""
+    """PyTorch's style for a cut of this dimension. Its "Colwise" is dimension 0: columns of W as papers write x W."""
     if dimension is None:
-        return _Whole()
+        return _Replicated()
     if isinstance(module, nn.Embedding):
         return RowwiseParallel(input_layouts=Replicate())
     return ColwiseParallel() if dimension == 0 else RowwiseParallel()
 
 
-class _Whole(ParallelStyle):
-    """The whole weight on every rank, as a DTensor like all others: so the norm of the gradient is over one kind."""
+class _Replicated(ParallelStyle):
+    """The full weight on every rank, as a DTensor like all others, so that one gradient norm can be taken over all."""
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
         def enter(_module: nn.Module, inputs: tuple[Tensor, ...], mesh: DeviceMesh) -> DTensor:
@@ -96,11 +97,11 @@ class _Whole(ParallelStyle):
 
 
 def share_batch(loss: nn.Module, mesh: DeviceMesh, ignore: int) -> None:
-    """Let `loss`, which maps (tokens, targets) to a sum over targets, be computed by all ranks together, in place.
+    """Make all ranks compute `loss`, which maps (tokens, targets) to a sum over targets, together; in place.
 
-    Each rank gives the whole batch, computes its rows along "data", and is given the sum over all rows; the gradient of
-    a sharded model is then that of the sum. Rows whose targets are all `ignore` fill up a batch that cannot be shared
-    out evenly.
+    Each rank calls it with the full batch, computes its rows along "data", and gets the sum over all rows; the gradient
+    of a sharded model is then that of this sum. A batch that cannot be divided evenly is filled up with rows whose
+    targets are all `ignore`.
     """
     data = mesh["data"]
 
@@ -116,7 +117,7 @@ def share_batch(loss: nn.Module, mesh: DeviceMesh, ignore: int) -> None:
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """The sum of what n ranks give. Its gradient for each is 1, times n, because FSDP takes the mean of n gradients."""
+    """The sum over n ranks. Its gradient is 1 for each, times n, because FSDP takes the mean of n gradients."""
 
     @staticmethod
     def forward(context: FunctionCtx, part: Float[Tensor, ""], data: DeviceMesh) -> Float[Tensor, ""]:
@@ -130,18 +131,18 @@ class _SumOverRanks(torch.autograd.Function):
 
 
 def rows_of(batch: Int[Tensor, "batch seq"], data: DeviceMesh, filler: int) -> Int[Tensor, "part seq"]:
-    """This rank's rows of a batch, as many as every other rank's."""
+    """This rank's rows of a batch; every rank gets equally many, with rows of `filler` at the end."""
     missing = -len(batch) % data.size()
     return F.pad(batch, (0, 0, 0, missing), value=filler).chunk(data.size())[data.get_local_rank()]
 
 
-def part_like(weight: DTensor, whole: Tensor) -> DTensor:
-    """What this rank keeps of `whole`, cut like `weight`."""
-    return distribute_tensor(whole, weight.device_mesh, weight.placements, src_data_rank=None)
+def part_like(weight: DTensor, full: Tensor) -> DTensor:
+    """This rank's part of a full tensor, cut like `weight`."""
+    return distribute_tensor(full, weight.device_mesh, weight.placements, src_data_rank=None)
 
 
 def new_cache(model: Llama, mesh: DeviceMesh, capacity: int) -> KVCache:
-    """An empty cache for one text, of the key/value heads that this rank computes."""
+    """An empty cache for one text, with the key/value heads that this rank computes."""
     weight, parts = model.embedding.weight, mesh["tensor"].size()
     config = replace(model.config, n_heads=model.config.n_heads // parts, n_kv_heads=model.config.n_kv_heads // parts)
     return KVCache(config, 1, capacity, weight.dtype, weight.device)

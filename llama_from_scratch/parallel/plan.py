@@ -1,9 +1,9 @@
-"""Which rank holds which part of each weight: one table, which sharded training follows and the book draws.
+"""Which rank holds which part of each weight: one table, which sharded training uses and the book draws.
 
-Ranks stand in a grid, the device mesh, with two axes. Along "data", ranks read different texts, and each keeps only a
-part of every weight; a layer's parts are gathered just before it is used (FSDP, Zhao et al., 2023, arXiv 2304.11277).
-Along "tensor", ranks read the same text, and each computes with its own part of every matrix (Shoeybi et al., 2019,
-arXiv 1909.08053, section 3).
+Ranks form a grid, the device mesh, with two axes. Along "data", ranks read different texts, and each stores a part of
+every weight; the parts of a layer are gathered just before it is used (FSDP, Zhao et al., 2023, arXiv 2304.11277,
+section 3). Along "tensor", ranks read the same text, and each computes with its own part of every matrix (Shoeybi et
+al., 2019, arXiv 1909.08053, section 3).
 """
 
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ from ..cost import matrices
 AXES = ("data", "tensor")  # of the mesh, outermost first: the ranks of one "tensor" group are neighbours
 
 # Name of a module -> axis of the mesh -> the dimension of its weight that this axis cuts. Rows (0) are outputs, columns
-# (1) are inputs. An axis that is absent cuts nothing: along it every rank has the whole. Where both axes cut the rows,
-# "tensor" cuts first and "data" cuts what it left. A bias is cut with the rows of its matrix.
+# (1) are inputs. Along an axis that is absent, every rank has the full weight. Where both axes cut the rows, "tensor"
+# cuts first, and "data" cuts its parts. A bias is cut with the rows of its matrix.
 PLAN: dict[str, dict[str, int]] = {
     "embedding": {"data": 0, "tensor": 0},  # some tokens of the vocabulary; a tied lm_head is the same tensor
     "attention_norm": {"data": 0},
@@ -33,16 +33,15 @@ PLAN: dict[str, dict[str, int]] = {
 
 
 def shapes(config: LlamaConfig) -> dict[str, tuple[int, int]]:
-    """(rows, columns) of the matrices of one block, under their names in `PLAN`: what `plots.sharding.draw_plan` asks
-    for beside it."""
+    """(rows, columns) of the matrices of one block, by their names in `PLAN`; `plots.sharding.draw_plan` needs both."""
     return {f"{name}_proj": (outputs, inputs) for name, (inputs, outputs) in matrices(config).items()}
 
 
 def check_tensor(config: LlamaConfig, tensor: int) -> None:
-    """Whether the matrices can be cut into `tensor` equal parts, without a cut through a head.
+    """Check that the matrices can be cut into `tensor` equal parts, and no head is cut.
 
     Raises:
-        ValueError: naming what cannot be divided.
+        ValueError: if not; it names what cannot be divided.
     """
     counts: Mapping[str, int] = {
         "key/value heads": config.n_kv_heads,  # and so the query heads, which are a multiple of them
@@ -60,13 +59,13 @@ def check_tensor(config: LlamaConfig, tensor: int) -> None:
 
 
 def check_batch(batch_size: int, data: int) -> None:
-    """Whether `data` ranks can read equally many rows of a batch.
+    """Check that a batch has equally many rows for each of `data` ranks.
 
     Raises:
         ValueError: if not.
     """
     if batch_size % data:
         raise ValueError(
-            f"--batch-size is {batch_size}, of all processes together; it must be a multiple of the {data} among which "
-            f"it is shared out, such as {-(-batch_size // data) * data}"
+            f"--batch-size is {batch_size}, of all processes together; it must be a multiple of the {data} processes "
+            f"that share it, such as {-(-batch_size // data) * data}"
         )

@@ -1,7 +1,7 @@
-"""The processes of one job: torchrun starts them, and here each finds its place among them.
+"""The processes of one job, as torchrun starts them: joining, waiting, agreeing, and the device mesh.
 
-A process that nobody started together with others is a job of its own, and everything here holds for it as well.
-On CPUs processes talk through gloo, on CUDA devices through nccl; the latter has not been run by us.
+A process that was not started by torchrun is a job of one, for which all of this works as well. Processes communicate
+through gloo on CPUs and through nccl on CUDA devices; the latter is not tested.
 """
 
 import os
@@ -15,26 +15,26 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from .plan import AXES
 
-# How long a process waits for the others. The first may prepare texts for hours meanwhile, and PyTorch's 10 or 30
-# minutes would end the job. Whether another is still there is not seen from this: gloo notices at once when one is
-# killed, and torchrun ends the others.
+# How long a process waits for the others. The first may prepare texts for hours, and PyTorch's default of 10 or 30
+# minutes would end the job. A killed process is noticed without a timeout: gloo sees it at once, and torchrun ends the
+# others.
 PATIENCE = timedelta(days=7)
 
 
 @contextmanager
 def joined(device: str, go_on: str) -> Iterator[str]:
-    """Take part in the job that torchrun started, if it did; gives the device of this process.
+    """Join the job that torchrun started, if it did; yields the device of this process.
 
-    device: "cpu", or "cuda", of which each process of a machine takes its own. go_on: how the job can go on once it
-    has ended; said if another process is gone.
+    device: "cpu", or "cuda", of which each process of a machine takes its own. go_on: how to resume the job, for the
+    message if another process has ended.
 
-    Where something goes wrong, all processes end, and one says why: the first for which it did. So an error that all
-    of them meet is reported once, and those that only lost the others keep silent.
+    After an error all processes end, and only the first that failed reports it. So an error that all of them meet is
+    reported once, and processes that only lost the others report nothing.
 
     Raises:
-        ValueError: if processes were started together and the device is another one, or not there for each.
+        ValueError: if torchrun started several processes, and the device is neither, or there are fewer GPUs.
         ConnectionError: if another process has ended.
-        SystemExit: with code 2, where another process reports the error.
+        SystemExit: with code 2, if another process reports the error.
     """
     if not started_together():
         yield device
@@ -79,28 +79,28 @@ def _place(device: str) -> tuple[str, str]:
 
 
 def tells_of_a_lost_process(error: Exception) -> bool:
-    """Whether this is what a process meets whose partner is gone; gloo has no type of its own for it."""
+    """Whether this error means that another process has ended; gloo has no error type for it."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def count() -> int:
-    """Processes of this job."""
+    """The number of processes of this job."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def first() -> bool:
-    """Whether this is the process that writes files and speaks to the user."""
+    """Whether this is the first process, which alone writes files and prints."""
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
 def wait() -> None:
-    """Until every process is here."""
+    """Block until every process has called this."""
     if dist.is_initialized():
         dist.barrier()
 
 
 def anywhere(here: bool) -> bool:
-    """Whether it is so in any process; all have to ask."""
+    """Whether `here` is true in any process; all must call this."""
     if not dist.is_initialized():
         return here
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
@@ -110,7 +110,7 @@ def anywhere(here: bool) -> bool:
 
 
 def of_the_first(text: str) -> str:
-    """What the first process gives here, in every process."""
+    """The `text` of the first process, in every process; all must call this."""
     texts = [text]
     if dist.is_initialized():
         dist.broadcast_object_list(texts)
@@ -118,7 +118,7 @@ def of_the_first(text: str) -> str:
 
 
 def mesh(tensor: int, device: str) -> DeviceMesh | None:
-    """The grid of all processes, with `tensor` of them along the axis "tensor"; None where there is only one process.
+    """The device mesh of all processes, with `tensor` of them along the axis "tensor"; None for a single process.
 
     Raises:
         ValueError: if `tensor` is below 1 or does not divide their number.

@@ -58,7 +58,7 @@ MUTATIONS = {
     "all heads of k and v for some heads of q": (
         'styles["lm_head"] =',
         "names = [name for name in styles if name.endswith(('k_proj', 'v_proj'))]; "
-        'styles |= {name: ColwiseParallel(output_layouts=whole) for name in names}; styles["lm_head"] =',
+        'styles |= {name: ColwiseParallel(output_layouts=replicated) for name in names}; styles["lm_head"] =',
     ),
     "every rank reads the same rows": (".chunk(data.size())[data.get_local_rank()]", ".chunk(data.size())[0]"),
     "the loss of one rank's rows": ("loss.register_forward_hook(add_up)", "pass"),
