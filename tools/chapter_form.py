@@ -77,6 +77,10 @@ class Amount:
         return math.ceil(self.words / WORDS_A_MINUTE + self.lines / LINES_A_MINUTE)
 
 
+def minutes(amount: Amount) -> str:
+    return f"{amount.minutes} minute" + "s" * (amount.minutes != 1)
+
+
 @dataclass
 class Measure:
     """A chapter, measured: its main path, each part marked Deeper by its heading, minutes of the exercises."""
@@ -90,7 +94,7 @@ class Measure:
         deeper = sum(amount.minutes for amount in self.deeper.values())
         parts = [f"{deeper} for *Deeper*"] if deeper else []
         parts += [f"{self.exercises} for the exercises"] if self.exercises else []
-        return "**Time.** " + ", ".join([f"{self.main.minutes} minutes to read", *parts]) + "."
+        return "**Time.** " + ", ".join([f"{minutes(self.main)} to read", *parts]) + "."
 
 
 def measure(nb) -> Measure:
@@ -157,6 +161,4 @@ def write_minutes(nb) -> None:
         cell.source = TIME.sub(lambda _: measured.time(), cell.source)
         if match := DEEPER_TIME.match(cell.source):
             heading = HEADING.match(cell.source)[2]
-            minutes = measured.deeper[heading].minutes
-            unit = "minute" if minutes == 1 else "minutes"
-            cell.source = f"{match[1]}*{minutes} {unit}.*{cell.source[match.end() :]}"
+            cell.source = f"{match[1]}*{minutes(measured.deeper[heading])}.*{cell.source[match.end() :]}"

@@ -27,6 +27,8 @@ from chapter_form import (
     prose,
 )
 
+from llama_from_scratch.plots import COLOUR, LABEL
+
 MAX_LINES = 15  # of code in a cell; a longer thought is two cells
 MAX_LINES_FOLDED = 20
 MAX_WIDTH = 72  # characters; more scrolls sideways on a 1280 pixel screen
@@ -63,6 +65,8 @@ def complaints(nb, whole: bool = True) -> list[Complaint]:
         for check in (_opening, _times, _deeper, _predict, _takeaways, _captions, _plain, _flow, _names, _solutions):
             found += check(nb)
         found += _notation(nb)
+        todo = [cell.source for cell in nb.cells if "TODO" in cell.source or "TODO" in str(cell.metadata)]
+        found += [("unfinished", f"{source[:40]!r} says TODO") for source in todo]
     return found
 
 
@@ -107,18 +111,12 @@ def _outputs(cell) -> Iterator[Complaint]:
 
 def _labels(svg: str) -> Iterator[Complaint]:
     """matplotlib draws a text as a group that it scales by a hundredth of its size in points."""
-    width = float(re.search(r'viewBox="0 0 ([\d.]+)', svg)[1]) if "viewBox" in svg else PHONE
-    sizes = [
-        100 * float(s)
-        for s in re.findall(
-            r'<g (?:style="[^"]*" )?transform="translate\([^)]*\) (?:rotate\([^)]*\) )?scale\(([\d.]+)', svg
-        )
-    ]
-    smallest = min(sizes, default=MIN_LABEL) * PHONE / width
-    if smallest < MIN_LABEL - 0.05:
-        yield "labels", f"has labels {smallest:.1f} pixels high on a phone, {MIN_LABEL} is the least"
-    from llama_from_scratch.plots import COLOUR, LABEL
-
+    width = re.search(r'viewBox="0 0 ([\d.]+)', svg)
+    scales = re.findall(r'<g [^>]*transform="translate\([^)]*\) (?:rotate\([^)]*\) )?scale\(([\d.]+)', svg)
+    if width and scales:
+        smallest = min(100 * float(scale) for scale in scales) * PHONE / float(width[1])
+        if smallest < MIN_LABEL - 0.05:
+            yield "labels", f"has labels {smallest:.1f} pixels high on a phone, {MIN_LABEL} is the least"
     pale = {colour.lower(): idea for idea, colour in COLOUR.items() if colour != LABEL[idea]}
     for style in re.findall(r'<g style="fill: (#\w{6})[^"]*" transform="translate', svg):
         if style.lower() in pale:
@@ -181,7 +179,7 @@ def _predict(nb) -> Iterator[Complaint]:
         if cell.cell_type != "markdown":
             continue
         if re.search(
-            r"\*Predict[:.]|^Predict[:,]|\*\*Predict[^.*]|\*\*Before you read on, guess", cell.source, re.MULTILINE
+            r"(?<!\*)\*Predict[:.]|^Predict[:,]|\*\*Predict[^.*]|\*\*Before you read on, guess", cell.source, re.MULTILINE
         ):
             yield "predict", f"{cell.source[:50]!r}: a guess is asked for by a paragraph that begins **Predict.**"
         place = cell.source.find("**Predict.**")

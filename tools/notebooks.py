@@ -154,14 +154,15 @@ def form(path: Path) -> None:
         write_atomically(path, formed)
 
 
-def amounts(path: Path) -> str:
+def size_of(path: Path) -> str:
     measured = measure(nbformat.read(path, as_version=4))
-    main, deeper = measured.main, measured.deeper.values()
-    return (
-        f"{path.stem:32} main path {main.words:5} words {main.lines:4} lines {main.minutes:3} min"
-        f"   deeper {sum(d.words for d in deeper):5} {sum(d.lines for d in deeper):4} {sum(d.minutes for d in deeper):3}"
-        f"   exercises {measured.exercises:3} min"
-    )
+    parts = {"main path": [measured.main], "Deeper": measured.deeper.values()}
+    said = [
+        f"{name} {sum(p.words for p in amounts)} words, {sum(p.lines for p in amounts)} lines, "
+        f"{sum(p.minutes for p in amounts)} min"
+        for name, amounts in parts.items()
+    ]
+    return f"{path.stem}: " + "; ".join([*said, f"exercises {measured.exercises} min"])
 
 
 def run(path: Path, timeout: int, times: bool = False) -> None:
@@ -202,7 +203,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{path} is not a file. Give the path of a notebook.", file=sys.stderr)
             return 2
         if args.measure:
-            print(amounts(path))
+            print(size_of(path))
             continue
         if args.form:
             form(path)

@@ -6,10 +6,15 @@ a paragraph "**Fig. 2.3.** …" after a figure's cell  the caption of that figur
 <a id="eq-rms-def"></a>, then $$ … \\tag{2.1} $$      a numbered equation with a label
 [(2.1)](#eq-rms-def)                                 a reference to it
 [logit](../book/glossary.md)                         a link to the glossary's entry, not only to its page
+a heading "Deeper: …", then *7 minutes.* …           a section that opens when asked
+**Question.** and so on under the title              the opening block
+**Predict.** …                                       a guess; what follows in <details> is its answer
+> **Takeaway.** …                                    a box
 
 tools/notebooks.py keeps the numbers in the notebooks right.
 """
 
+import html
 import re
 
 from docutils import nodes
@@ -19,6 +24,12 @@ from sphinx.transforms import SphinxTransform
 LABEL = re.compile(r'<a id="(eq-[\w-]+)">')
 TAG = re.compile(r"\s*\\tag\{[^}]*\}")
 CAPTION = re.compile(r"Fig\. \d+\.\d+\.$")
+OPENING = ("Question.", "Afterwards you can", "You need", "Time.")
+
+
+def jupyter_slug(title: str) -> str:
+    """The id that JupyterLab gives to a heading, so that [below](#What-it-costs) works there and here."""
+    return title.replace(" ", "-")
 
 
 def _after(node: nodes.Element) -> nodes.Node | None:
@@ -28,10 +39,13 @@ def _after(node: nodes.Element) -> nodes.Node | None:
     return node.next_node(descend=False, siblings=True)
 
 
-def _is_caption(node: nodes.Node | None) -> bool:
-    if not isinstance(node, nodes.paragraph) or not isinstance(node.children[0], nodes.strong):
-        return False
-    return CAPTION.match(node.children[0].astext()) is not None
+def _bold_start(node: nodes.Node | None) -> str:
+    """The bold words that a paragraph begins with; "" where it does not."""
+    if isinstance(node, nodes.paragraph):
+        first = next((child for child in node.children if child.astext()), None)  # MyST puts an empty text before it
+        if isinstance(first, nodes.strong):
+            return first.astext()
+    return ""
 
 
 class PlainMarkdown(SphinxTransform):
@@ -41,16 +55,18 @@ class PlainMarkdown(SphinxTransform):
         self.captions()
         self.equations()
         self.references()
+        self.boxes()
+        self.deeper()
 
     def captions(self) -> None:
         for figure in list(self.document.findall(nodes.figure)):
             paragraph = _after(figure)
-            if _is_caption(paragraph):
+            if CAPTION.match(_bold_start(paragraph)):
                 paragraph.parent.remove(paragraph)
-                caption = nodes.caption(paragraph.rawsource, "", *paragraph.children[1:])
+                number = next(iter(paragraph.findall(nodes.strong)))
+                text = paragraph.children[paragraph.index(number) + 1 :]
+                caption = nodes.caption(paragraph.rawsource, "", nodes.Text(text[0].lstrip()), *text[1:])
                 caption.source, caption.line = paragraph.source, paragraph.line
-                if isinstance(caption.children[0], nodes.Text):
-                    caption.replace(caption.children[0], nodes.Text(caption.children[0].lstrip()))
                 figure += caption
 
     def equations(self) -> None:
@@ -65,9 +81,8 @@ class PlainMarkdown(SphinxTransform):
             equation["label"] = label[1]
             equation["number"] = domain.get_equation_number_for(label[1])
             equation["docname"] = self.env.docname
-            target = nodes.target("", "", ids=[nodes.make_id(f"equation-{label[1]}")])
-            self.document.note_explicit_target(target)
-            raw.parent.replace(raw, target)
+            equation["ids"].append(nodes.make_id(f"equation-{label[1]}"))
+            raw.parent.remove(raw)
         for equation in self.document.findall(nodes.math_block):
             for text in list(equation.findall(nodes.Text)):
                 equation.replace(text, nodes.Text(TAG.sub("", text)))
@@ -80,6 +95,29 @@ class PlainMarkdown(SphinxTransform):
         for link in list(self.document.findall(addnodes.pending_xref)) if glossary else []:
             if link.get("reftarget") in glossary and link.get("refexplicit") and link.astext() != "glossary":
                 self._refer(link, "term", link.astext(), link.children)
+
+    def boxes(self) -> None:
+        for paragraph in self.document.findall(nodes.paragraph):
+            start = _bold_start(paragraph)
+            if start == "Predict.":
+                paragraph["classes"].append("lfs-predict")
+            elif start == "Takeaway." and isinstance(paragraph.parent, nodes.block_quote):
+                paragraph.parent["classes"].append("lfs-takeaway")
+            elif start in OPENING and isinstance(paragraph.parent.parent, nodes.document):
+                paragraph["classes"].append("lfs-opening")
+                following = paragraph.next_node(descend=False, siblings=True)
+                if isinstance(following, nodes.bullet_list):
+                    following["classes"].append("lfs-opening")
+
+    def deeper(self) -> None:
+        for section in self.document.findall(nodes.section):
+            title, *rest = section.children
+            if not title.astext().startswith("Deeper:") or not rest or not isinstance(rest[0], nodes.paragraph):
+                continue
+            summary = html.escape(rest[0].astext())
+            section.remove(rest[0])
+            section.insert(1, nodes.raw("", f'<details class="lfs-deeper"><summary>{summary}</summary>', format="html"))
+            section.append(nodes.raw("", "</details>", format="html"))
 
     def _refer(self, link: nodes.Element, role: str, target: str, content: list) -> None:
         reference = addnodes.pending_xref(
