@@ -3,40 +3,45 @@
     python tools/notebooks.py                              run and rewrite every notebook
     python tools/notebooks.py notebooks/05_rmsnorm.ipynb   run and rewrite this one
     python tools/notebooks.py --times                      the same, and measure the times anew
+    python tools/notebooks.py --form                       run nothing; renew numbers, minutes and the normal form
     python tools/notebooks.py --check                      run nothing; list what breaks the house rules
+    python tools/notebooks.py --measure                    run nothing; print words, lines and minutes of each chapter
 
 The normal form holds nothing that differs between two runs on the same code: no random identifiers, cells counted
 from 1. A cell tagged nbval-ignore-output, whose output is a time, is run but keeps the output it had, unless --times
 is given or it has none. So running a second time changes no byte, and a diff shows what a change really did.
+What the tool writes into the text stands in chapter_form.py, the house rules in chapter_rules.py.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import hashlib
+import io
 import os
 import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
+import yaml
+from chapter_form import ROOT, chapters, measure, write_minutes, write_numbers
+from chapter_rules import Complaint, complaints
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
-CELL_METADATA = ("tags", "mystnb", "slideshow")
+CELL_METADATA = ("tags", "jupyter", "mystnb", "slideshow")
 NOTEBOOK_METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python", "pygments_lexer": "ipython3"},
 }
 UUID = re.compile(r"(?<![0-9a-f])[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}(?![0-9a-f])")
-MAX_LINES = 15  # of code in a cell; a longer thought is two cells
-MAX_LINES_FOLDED = 20
-MAX_WIDTH = 72  # characters; more scrolls sideways on a 1280 pixel screen
-FOLDED = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
+MAX_SIZE = 3_000_000  # bytes of a notebook
+TO_MEND = Path(__file__).with_name("still_to_mend.yml")
 
 
 def _stable_id(*parts: object) -> str:
@@ -50,8 +55,11 @@ def _normalise_outputs(outputs: list, stem: str, count: int, seen: dict[str, str
 
     merged: list = []
     for out in outputs:
-        if "metadata" in out:
-            out.metadata = nbformat.from_dict({})
+        if "metadata" in out:  # a PNG of twice the size says how large it is to be shown
+            size = out.metadata.get("image/png")
+            out.metadata = nbformat.from_dict({"image/png": dict(size)} if size else {})
+        if png := out.get("data", {}).get("image/png"):
+            out.data["image/png"] = _small(png)
         if out.output_type == "execute_result":
             out.execution_count = count
         if html := out.get("data", {}).get("text/html"):
@@ -72,8 +80,23 @@ def _normalise_outputs(outputs: list, stem: str, count: int, seen: dict[str, str
     return merged
 
 
+def _small(png: str) -> str:
+    """The picture with a palette of 64 colours, which takes a third of the bytes. A picture that has one stays."""
+    picture = Image.open(io.BytesIO(base64.b64decode(png)))
+    if picture.mode == "P":
+        return png
+    to = io.BytesIO()
+    flat = Image.new("RGB", picture.size, "white")
+    flat.paste(picture, mask=picture.getchannel("A") if picture.mode == "RGBA" else None)
+    flat.quantize(64, dither=Image.Dither.NONE).save(to, "PNG", optimize=True)
+    return base64.b64encode(to.getvalue()).decode()
+
+
 def normalise(nb: nbformat.NotebookNode, stem: str) -> str:
     """Bring `nb` into the normal form, in place. Returns the text of the file."""
+    order = chapters()
+    write_numbers(nb, order.index(stem) + 1 if stem in order else None)
+    write_minutes(nb)
     nb.metadata = nbformat.from_dict(NOTEBOOK_METADATA)
     nb.nbformat, nb.nbformat_minor = 4, 5
     count, seen = 0, {}
@@ -88,46 +111,6 @@ def normalise(nb: nbformat.NotebookNode, stem: str) -> str:
     return nbformat.writes(nb).rstrip("\n") + "\n"
 
 
-def complaints(nb: nbformat.NotebookNode) -> list[str]:
-    """What breaks the house rules, one plain sentence each."""
-    cells = [cell for cell in nb.cells if cell.cell_type == "code"]
-    return [
-        f"code cell {i} ({cell.source[:40]!r}): {what}"
-        for i, cell in enumerate(cells, 1)
-        for what in (*_source_complaints(cell), *_output_complaints(cell))
-    ]
-
-
-def _source_complaints(cell: nbformat.NotebookNode) -> Iterator[str]:
-    lines = cell.source.splitlines()
-    limit = MAX_LINES_FOLDED if FOLDED.intersection(cell.metadata.get("tags", [])) else MAX_LINES
-    if not lines:
-        yield "is empty; remove it"
-        return
-    if len(lines) > limit:
-        yield f"has {len(lines)} lines, {limit} is the limit; split it, or move drawing into llama_from_scratch/plots"
-    for line in lines:
-        if len(line) > MAX_WIDTH:
-            yield f"has a line of {len(line)} characters, {MAX_WIDTH} is the limit: {line[:50]!r}"
-    if lines[-1].rstrip().endswith(";"):
-        yield "ends in a semicolon, which nbval does not honour; end with a call that returns None"
-
-
-def _output_complaints(cell: nbformat.NotebookNode) -> Iterator[str]:
-    mystnb = cell.metadata.get("mystnb", {})
-    figure = mystnb.get("figure", {})
-    for out in cell.outputs:
-        if out.output_type == "error" and "raises-exception" not in cell.metadata.get("tags", []):
-            yield f"shows an error, {out.ename}; mend it and run `make notebooks`"
-        if out.output_type == "stream" and out.name == "stderr":
-            yield f"writes to stderr: {out.text.strip()[:60]!r}; mend the cause"
-        if any(mime.startswith("image/") for mime in out.get("data", {})):
-            if not (figure.get("caption") and figure.get("name")):
-                yield 'shows a picture without caption or name; set "mystnb": {"figure": {"caption": …, "name": …}}'
-            if not mystnb.get("image", {}).get("alt"):
-                yield 'shows a picture without alternative text; set "mystnb": {"image": {"alt": …}}'
-
-
 def write_atomically(path: Path, text: str) -> None:
     fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -140,14 +123,46 @@ def write_atomically(path: Path, text: str) -> None:
         raise
 
 
-def check(path: Path) -> list[str]:
-    """All complaints about the notebook in `path`, as it lies on the disk."""
+def all_complaints(path: Path) -> list[Complaint]:
+    """All complaints about the notebook in `path`, as it lies on the disk: also those that wait to be mended."""
     text = path.read_text(encoding="utf8")
     nb = nbformat.reads(text, as_version=4)
-    found = complaints(nb)
+    found = complaints(nb, whole=path.stem in chapters())
+    if len(text.encode()) > MAX_SIZE:
+        found.append(("size", f"has {len(text.encode()) / 1e6:.1f} MB, {MAX_SIZE / 1e6:.0f} is the limit"))
     if normalise(nb, path.stem) != text:
-        found.append(f"is not in the normal form; run `make notebooks` or `python tools/notebooks.py {path.name}`")
-    return [f"{path.name}: {what}" for what in found]
+        found.append(("form", f"is not in the normal form; run `python tools/notebooks.py --form {path.name}`"))
+    return found
+
+
+def to_mend(stem: str) -> set[str]:
+    """The rules that this chapter does not keep yet."""
+    return set((yaml.safe_load(TO_MEND.read_text(encoding="utf8")) or {}).get(stem, []))
+
+
+def check(path: Path) -> list[str]:
+    """What breaks a rule in the notebook in `path`, less what waits to be mended."""
+    waits = to_mend(path.stem)
+    return [f"{path.name}: {sentence}" for rule, sentence in all_complaints(path) if rule not in waits]
+
+
+def form(path: Path) -> None:
+    """Bring the notebook in `path` into the normal form, without running it."""
+    text = path.read_text(encoding="utf8")
+    formed = normalise(nbformat.reads(text, as_version=4), path.stem)
+    if formed != text:
+        write_atomically(path, formed)
+
+
+def size_of(path: Path) -> str:
+    measured = measure(nbformat.read(path, as_version=4))
+    parts = {"main path": [measured.main], "Deeper": measured.deeper.values()}
+    said = [
+        f"{name} {sum(p.words for p in amounts)} words, {sum(p.lines for p in amounts)} lines, "
+        f"{sum(p.minutes for p in amounts)} min"
+        for name, amounts in parts.items()
+    ]
+    return f"{path.stem}: " + "; ".join([*said, f"exercises {measured.exercises} min"])
 
 
 def run(path: Path, timeout: int, times: bool = False) -> None:
@@ -175,6 +190,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="*", type=Path, help="notebooks; all of notebooks/ if none is given")
     parser.add_argument("--check", action="store_true", help="run nothing, only list what breaks the house rules")
+    parser.add_argument("--all", action="store_true", help="with --check: also what tools/still_to_mend.yml excuses")
+    parser.add_argument("--form", action="store_true", help="run nothing, only renew numbers and the normal form")
+    parser.add_argument("--measure", action="store_true", help="run nothing, only print words, lines and minutes")
     parser.add_argument("--times", action="store_true", help="also measure anew the times that the chapters show")
     parser.add_argument("--timeout", type=int, default=600, help="seconds that one cell may take (600)")
     args = parser.parse_args(argv)
@@ -184,7 +202,12 @@ def main(argv: list[str] | None = None) -> int:
         if not path.is_file():
             print(f"{path} is not a file. Give the path of a notebook.", file=sys.stderr)
             return 2
-        if not args.check:
+        if args.measure:
+            print(size_of(path))
+            continue
+        if args.form:
+            form(path)
+        elif not args.check:
             print(f"[{i}/{len(paths)}] {path.name} ...", end="", flush=True)
             start = time.perf_counter()
             try:
@@ -194,7 +217,8 @@ def main(argv: list[str] | None = None) -> int:
                 failed += 1
                 continue
             print(f" {time.perf_counter() - start:.1f} s", flush=True)
-        for line in check(path):
+        everything = [f"{path.name}: [{rule}] {sentence}" for rule, sentence in all_complaints(path)]
+        for line in everything if args.all else check(path):
             print(line)
             failed += 1
     return 1 if failed else 0

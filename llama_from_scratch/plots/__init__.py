@@ -1,5 +1,5 @@
 """What the chapters draw. No model code imports this."""
 
-from .style import COLOUR, WIDTH, use_style
+from .style import COLOUR, FONT_SIZE, LABEL, SIGNS, WIDTH, use_style
 
-__all__ = ["COLOUR", "WIDTH", "use_style"]
+__all__ = ["COLOUR", "FONT_SIZE", "LABEL", "SIGNS", "WIDTH", "use_style"]

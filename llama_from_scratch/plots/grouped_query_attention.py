@@ -16,7 +16,7 @@ from ..attention import attention_weights, causal_mask
 from ..inside import record
 from ..model import Llama
 from ..rope import rotate
-from .style import COLOUR, WIDTH
+from .style import COLOUR, LABEL, WIDTH
 
 # White means no attention, so that a triangle of zeros leaves no ink.
 WEIGHTS = LinearSegmentedColormap.from_list("weights", ["#FFFFFF", COLOUR["theory"], COLOUR["query"], "#00263D"])
@@ -77,7 +77,7 @@ def draw_dial(n_heads: int, kv_heads: Sequence[int]) -> None:
             centre = (g + 0.5) * group - 0.5
             _box(ax, centre - 0.21, 0.2, COLOUR["key"], "k", width=0.4)
             _box(ax, centre + 0.21, 0.2, COLOUR["value"], "v", width=0.4)
-        ax.text(-0.75, 0.9, "queries", ha="right", va="center", color=COLOUR["query"])
+        ax.text(-0.75, 0.9, "queries", ha="right", va="center", color=LABEL["query"])
         ax.text(-0.75, 0.2, "cache", ha="right", va="center")
         name = names.get(n_kv, "grouped-query (GQA)")
         ax.set_title(f"{name}: {n_kv} key/value head{'s' * (n_kv > 1)}, groups of {group}")
@@ -88,7 +88,7 @@ def draw_dial(n_heads: int, kv_heads: Sequence[int]) -> None:
 
 def _box(ax, x: int | float, y: float, colour: str, label: str, width: float = 0.7) -> None:
     ax.add_patch(Rectangle((x - width / 2, y - 0.15), width, 0.3, color=colour, lw=0))
-    ax.text(x, y, label, ha="center", va="center", color="white", fontsize=10)
+    ax.text(x, y, label, ha="center", va="center", color="white")
 
 
 def draw_mean_of_values(
@@ -102,9 +102,9 @@ def draw_mean_of_values(
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.3))
     for vector, word in zip(k.tolist(), words, strict=True):
         _arrow(left, vector, COLOUR["key"])
-        left.annotate(f"$k$ {word}", vector, xytext=(4, 3), textcoords="offset points", color=COLOUR["key"])
+        left.annotate(f"$k$ {word}", vector, xytext=(4, 3), textcoords="offset points", color=LABEL["key"])
     _arrow(left, q.tolist(), COLOUR["query"])
-    left.annotate(f"$q$ {words[-1]}", q.tolist(), xytext=(4, 3), textcoords="offset points", color=COLOUR["query"])
+    left.annotate(f"$q$ {words[-1]}", q.tolist(), xytext=(4, 3), textcoords="offset points", color=LABEL["query"])
     left.set(title="how well does q fit each k?", xlim=(-1.7, 2.6), ylim=(-0.6, 2.7), aspect="equal")
 
     right.add_patch(Polygon(v.tolist(), closed=True, facecolor=COLOUR["faint"], edgecolor="none", alpha=0.7))
@@ -113,7 +113,7 @@ def draw_mean_of_values(
         right.plot([vector[0], mean[0]], [vector[1], mean[1]], color=COLOUR["value"], lw=6 * weight, alpha=0.5)
         right.plot(*vector, "o", color=COLOUR["value"], ms=5 + 16 * weight)
         right.annotate(
-            f"$v$ {word}\n{weight:.3f}", vector, xytext=(9, 4), textcoords="offset points", color=COLOUR["value"]
+            f"$v$ {word}\n{weight:.3f}", vector, xytext=(9, 4), textcoords="offset points", color=LABEL["value"]
         )
     right.plot(*mean, "*", color=COLOUR["real"], ms=15)
     right.annotate("output", mean, xytext=(-8, -16), textcoords="offset points", ha="right")
@@ -186,10 +186,10 @@ def draw_decode_step(n_tokens: int) -> None:
             label_colour = "white" if new else colour
             ax.text(key + 0.5, 0.4 - offset, f"${letter}_{key}$", ha="center", va="center", color=label_colour)
     for row in range(last):
-        ax.text(-0.2, row + 0.5, f"$q_{row}$", ha="right", va="center", color=COLOUR["residual"])
-    ax.text(-0.2, last + 0.5, f"new $q_{last}$", ha="right", va="center", color=COLOUR["query"])
-    ax.text(-1.3, last / 2, "finished rows,\nnever needed\nagain", ha="right", va="center", color=COLOUR["residual"])
-    ax.text(-0.3, -1.45, "read from\nthe cache", ha="right", va="center", color=COLOUR["key"])
+        ax.text(-0.2, row + 0.5, f"$q_{row}$", ha="right", va="center", color=LABEL["residual"])
+    ax.text(-0.2, last + 0.5, f"new $q_{last}$", ha="right", va="center", color=LABEL["query"])
+    ax.text(-1.3, last / 2, "finished rows,\nnever needed\nagain", ha="right", va="center", color=LABEL["residual"])
+    ax.text(-0.3, -1.45, "read from\nthe cache", ha="right", va="center", color=LABEL["key"])
     ax.text(n_tokens + 0.2, -1.45, "filled:\nnew", ha="left", va="center")
     ax.set(xlim=(-4.6, n_tokens + 1.7), ylim=(n_tokens + 0.1, -2.5), aspect="equal")
     ax.axis("off")
@@ -205,7 +205,7 @@ def draw_cache_sizes(kb_per_token: Mapping[str, tuple[float, float]]) -> None:
         ax.plot([released, multi_head], [y, y], color=COLOUR["theory"], lw=3, zorder=1)
         ax.plot(multi_head, y, **open_circle)
         ax.plot(released, y, **filled)
-        ax.text(released / 1.3, y, f"{released:.0f}", va="center", ha="right", color=COLOUR["key"])
+        ax.text(released / 1.3, y, f"{released:.0f}", va="center", ha="right", color=LABEL["key"])
         if multi_head > released:
             ax.text(multi_head * 1.3, y, f"÷ {multi_head / released:.0f}", va="center")
     # What the two circles mean, above the first row.
@@ -250,9 +250,9 @@ def draw_roofline(
         ha="center",
     )
     ax.plot([ridge, ridge], [1, peak_flops / 1e12], color=COLOUR["faint"], ls="--", zorder=0)
-    ax.text(ridge * 1.15, 1.3, f"corner: {ridge:.0f}", color=COLOUR["residual"])
-    ax.text(0.5, 600, "memory sets\nthe pace", color=COLOUR["theory"], va="center")
-    ax.text(ridge, peak_flops / 1e12 * 1.5, "arithmetic sets the pace", color=COLOUR["theory"], ha="center")
+    ax.text(ridge * 1.15, 1.3, f"corner: {ridge:.0f}", color=LABEL["residual"])
+    ax.text(0.5, 600, "memory sets\nthe pace", color=LABEL["theory"], va="center")
+    ax.text(ridge, peak_flops / 1e12 * 1.5, "arithmetic sets the pace", color=LABEL["theory"], ha="center")
     ax.set(
         xscale="log",
         yscale="log",
@@ -304,8 +304,8 @@ def draw_masks(masks: Mapping[str, Bool[Tensor, "seq keys"]]) -> None:
                 colour = COLOUR["query"] if mask[row, key] else COLOUR["faint"]
                 ax.add_patch(Rectangle((key + 0.05, row + 0.05), 0.9, 0.9, color=colour, lw=0))
         ax.axvline(keys - seq, color=COLOUR["real"], lw=1.4, ls="--")
-        ax.text((keys - seq) / 2, -0.25, "in the cache", ha="center", color=COLOUR["key"])
-        ax.text(keys - seq / 2, -0.25, "new", ha="center", color=COLOUR["key"])
+        ax.text((keys - seq) / 2, -0.25, "in the cache", ha="center", color=LABEL["key"])
+        ax.text(keys - seq / 2, -0.25, "new", ha="center", color=LABEL["key"])
         ax.set(xlim=(0, keys), ylim=(seq, -0.2), aspect="equal")
         ax.set_title(title, pad=18)
         ax.set_xticks([i + 0.5 for i in range(keys)], range(keys))

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from ..model import Llama
-from .style import COLOUR, WIDTH
+from .style import COLOUR, LABEL, WIDTH
 
 Seen = dict[str, tuple[Tensor, Tensor]]  # what `record` returns: module name -> (its input, its output)
 
@@ -61,11 +61,11 @@ def draw_levels(seen: Seen, eps: float) -> None:
     ax.plot(*curves["attention"], color=COLOUR["normalised"], linewidth=1.8)
     ax.plot(*curves["ffn"], color=COLOUR["normalised"], linestyle="--", linewidth=2.0)
     end = curves["first"][0][-1]
-    ax.text(13, 1500, "stream, first token", color=COLOUR["residual"])
-    ax.text(13, 40, "stream, other tokens", color=COLOUR["residual"])
-    ax.text(end, 1.25, "divided by its RMS", color=COLOUR["normalised"], ha="right")
-    ax.text(end, 0.49, "times the gain: attention reads this", color=COLOUR["normalised"], ha="right")
-    ax.text(end, 0.075, "the feed-forward reads this", color=COLOUR["normalised"], ha="right")
+    ax.text(13, 1500, "stream, first token", color=LABEL["residual"])
+    ax.text(13, 40, "stream, other tokens", color=LABEL["residual"])
+    ax.text(end, 1.25, "divided by its RMS", color=LABEL["normalised"], ha="right")
+    ax.text(end, 0.49, "times the gain: attention reads this", color=LABEL["normalised"], ha="right")
+    ax.text(end, 0.075, "the feed-forward reads this", color=LABEL["normalised"], ha="right")
     ax.set(yscale="log", xlabel="depth (block)", ylabel="size (RMS) of a token's vector", xlim=(0, end))
     ax.set_ylim(0.02, 4000)
     plt.show()
@@ -80,7 +80,7 @@ def draw_number_lines(rows: list[tuple[str, Float[Tensor, " n"], str]]) -> None:
         ax.axvline(0, color="#888888", linewidth=1, zorder=0)
         ax.scatter(values, [0] * len(values), s=46, color=COLOUR[colour], zorder=3)
         ax.scatter([float(np.mean(values))], [-0.42], marker="^", s=40, color="#888888", zorder=3)
-        ax.set_title(label, color=COLOUR[colour])
+        ax.set_title(label, color=LABEL[colour])
         ax.set(ylim=(-0.8, 0.5), yticks=[])
         ax.spines["left"].set_visible(False)
     axes[-1].set_xlabel("value (the triangle marks the mean)")
@@ -130,8 +130,8 @@ def draw_mean_share(seen: Seen, random: float) -> None:
     fig, ax = plt.subplots(figsize=(WIDTH, 3.0))
     ax.scatter(where, [100 * s for s in shares.values()], s=18, color=COLOUR["real"])
     ax.axhline(100 * random, color=COLOUR["residual"], linestyle="--")
-    ax.text(2, 102 * random, "median of random vectors", color=COLOUR["residual"], va="bottom")
-    ax.text(0, 0.003, "dots: SmolLM2's median token", color=COLOUR["real"], va="bottom")
+    ax.text(2, 102 * random, "median of random vectors", color=LABEL["residual"], va="bottom")
+    ax.text(0, 0.003, "dots: SmolLM2's median token", color=LABEL["real"], va="bottom")
     ax.set(xlabel="depth (block)", ylabel="mean² / mean(x²), %", ylim=(0, 0.1))
     plt.show()
 
@@ -145,7 +145,7 @@ def draw_leak(changes: dict[str, Float[Tensor, " seq"]], changed: int) -> None:
         ax.set_title(label)
         ax.set(ylim=(0, 1.15 * max(float(c.max()) for c in changes.values())), yticks=[0, 1, 2])
     axes[-1].set(xlabel=f"token (only token {changed} was changed)", xticks=range(len(change)))
-    fig.supylabel("change of the output (RMS)", fontsize=10.5)
+    fig.supylabel("change of the output (RMS)")
     plt.show()
 
 
@@ -165,10 +165,10 @@ def draw_gains(model: Llama) -> None:
     for (_, band), colour in zip(gain_bands(model).items(), ("normalised", "real"), strict=True):
         ax.fill_between(blocks, band[:, 0], band[:, 2], color=COLOUR[colour], alpha=0.22, linewidth=0)
         ax.plot(blocks, band[:, 1], color=COLOUR[colour])
-    ax.text(20.5, 0.76, "attention_norm", color=COLOUR["normalised"], ha="center")
-    ax.text(26.5, 0.14, "ffn_norm", color=COLOUR["real"], ha="center")
+    ax.text(20.5, 0.76, "attention_norm", color=LABEL["normalised"], ha="center")
+    ax.text(26.5, 0.14, "ffn_norm", color=LABEL["real"], ha="center")
     ax.axhline(1, color=COLOUR["residual"], linestyle="--")
-    ax.text(0, 0.98, "where every gain starts", color=COLOUR["residual"], va="top")
+    ax.text(0, 0.98, "where every gain starts", color=LABEL["residual"], va="top")
     ax.axhline(0, color=COLOUR["faint"], zorder=0)
     ax.set(xlabel="block", ylabel="gain", ylim=(-0.12, 1.08))
     plt.show()
@@ -214,8 +214,8 @@ def draw_gradients(upstream: Float[Tensor, "2"], radii: tuple[float, ...] = (1.0
             _arrow(ax, x, 0.8 * through_norm(x, upstream), COLOUR["normalised"])
             ax.plot(*x.tolist(), ".", color=COLOUR["residual"], markersize=6)
     _arrow(ax, torch.tensor([-3.7, 3.3]), 0.8 * upstream, COLOUR["real"])
-    ax.text(-2.7, 3.5, "arrives at y", color=COLOUR["real"])
-    ax.text(0, -3.6, "reaches x", color=COLOUR["normalised"], ha="center")
+    ax.text(-2.7, 3.5, "arrives at y", color=LABEL["real"])
+    ax.text(0, -3.6, "reaches x", color=LABEL["normalised"], ha="center")
     ax.plot(0, 0, "+", color=COLOUR["real"], markersize=9)
     ax.set(xlim=(-3.8, 3.8), ylim=(-3.8, 3.9), aspect="equal", xlabel="feature 1", ylabel="feature 2")
     plt.show()
@@ -269,10 +269,10 @@ def draw_eps(marks: dict[str, float]) -> None:
     )
     for eps, inside, colour, style, label, x, y, align in lines:
         ax.plot(r, kept_length(r, eps, inside), color=COLOUR[colour], linestyle=style)
-        ax.text(x, y, label, color=COLOUR[colour], ha=align)
+        ax.text(x, y, label, color=LABEL[colour], ha=align)
     for i, (label, value) in enumerate(marks.items()):
         ax.axvline(value, color=COLOUR["real"], linewidth=1, linestyle=":")
-        ax.text(value * 1.1, 0.05 + 0.12 * i, label, color=COLOUR["real"], bbox={"color": "white", "pad": 0.5})
+        ax.text(value * 1.1, 0.05 + 0.12 * i, label, color=LABEL["real"], bbox={"color": "white", "pad": 0.5})
     ax.set(xscale="log", xlabel="RMS of the input", ylabel="RMS of the output", xlim=(1e-5, 3), ylim=(0, 1.05))
     plt.show()
 
@@ -291,7 +291,7 @@ def draw_losses(losses: dict[str, Float[Tensor, "seeds steps"]], colours: dict[s
     for label, end in ends.items():
         above = label == highest
         y = float(end.max()) + 0.1 if above else below
-        ax.text(len(run), y, label, color=COLOUR[colours[label]], ha="right", va="bottom" if above else "top")
+        ax.text(len(run), y, label, color=LABEL[colours[label]], ha="right", va="bottom" if above else "top")
         below -= 0 if above else 0.25
     ax.set_ylim(bottom=below)
     plt.show()

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from matplotlib.colors import LogNorm
 from torch import Tensor
 
-from .style import COLOUR, WIDTH
+from .style import COLOUR, LABEL, WIDTH
 
 
 def draw_clock_faces(
@@ -31,7 +31,7 @@ def draw_clock_faces(
             )
             at = tip * (1 + 0.19 / abs(tip))
             label = f"${name}_{{{position}}}$"
-            ax.text(at.real, at.imag, label, color=COLOUR[idea], ha="center", va="center", size=15)
+            ax.text(at.real, at.imag, label, color=LABEL[idea], ha="center", va="center", size=15)
             tips.append(tip)
         between = np.angle(tips[1] / tips[0])
         arc = 0.45 * np.exp(1j * (np.angle(tips[0]) + np.linspace(0, between, 40)))
@@ -162,7 +162,7 @@ def draw_pair_strength(
         if first:
             for ax in axes:
                 ax.axvline(first - 0.5, color=COLOUR["key"], linewidth=1.5, linestyle="--")
-        axes[0].text(first - 0.2, axes[0].get_ylim()[1], name, color=COLOUR["key"], va="top", ha="left")
+        axes[0].text(first - 0.2, axes[0].get_ylim()[1], name, color=LABEL["key"], va="top", ha="left")
     fig.colorbar(image, ax=axes[2], label="std")
     plt.show()
 
@@ -185,7 +185,7 @@ def draw_previous_token_head(
         for (label, line), idea in zip(lines.items(), ideas, strict=True):
             marker = "o" if shown < 30 else ""
             panel.plot(line, marker=marker, markersize=3.5, linewidth=1.4, color=COLOUR[idea])
-            panel.text(1.02 * shown, line[-1], label, color=COLOUR[idea], va="center")
+            panel.text(1.02 * shown, line[-1], label, color=LABEL[idea], va="center")
         panel.axhline(0, color=COLOUR["faint"], linewidth=1, zorder=0)
         panel.axvline(1, color=COLOUR["faint"], linewidth=1, zorder=0)
         panel.set(

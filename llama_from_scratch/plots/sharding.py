@@ -6,7 +6,7 @@ from itertools import product
 import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 
-from .style import COLOUR, WIDTH
+from .style import COLOUR, LABEL, WIDTH
 
 Number = int | float
 Cut = Mapping[
@@ -55,7 +55,7 @@ def draw_plan(
     across = sum(width + gap for _, width in side.values()) - gap
     scale = WIDTH / across
     figure, axes = plt.subplots(len(plans), 1, figsize=(WIDTH, len(plans) * (tallest * scale + 0.75)), squeeze=False)
-    axes[0, 0].set_title("filled: rank 0", loc="right", color=COLOUR["query"])
+    axes[0, 0].set_title("filled: rank 0", loc="right", color=LABEL["query"])
     for ax, (title, (mesh, cuts)) in zip(axes[:, 0], plans.items(), strict=True):
         x = 0.0
         for name, (height, width) in side.items():

@@ -2,7 +2,10 @@
 
 import matplotlib as mpl
 
-# Okabe and Ito's palette, which survives colour blindness. An idea keeps its colour in figures, equations and widgets.
+# Okabe and Ito's palette, which survives colour blindness, and colours between its own. An idea keeps its colour in
+# figures, equations and widgets. `right`, `wrong` and `neutral` judge; `positive` and `negative` are signs, and
+# nothing else: a figure that shows both signs as a picture uses the colour map SIGNS. Where a reader must tell two
+# of them apart, a word, a mark or a line style says the same.
 COLOUR = {
     "query": "#0072B2",
     "key": "#D55E00",
@@ -12,13 +15,34 @@ COLOUR = {
     "normalised": "#C98A00",
     "real": "#222222",  # numbers of a released model, or measured
     "theory": "#56B4E9",  # numbers predicted by a formula
+    "right": "#4F7A1F",
+    "wrong": "#B3122B",
+    "neutral": "#A89F91",  # compared with nothing, or neither right nor wrong
+    "positive": "#3F3D9E",
+    "negative": "#8C510A",
     "faint": "#D9D9D9",
 }
-WIDTH = 5.2  # inches; on a phone, 350 pixels wide, letters of 10.5 points are then 10 pixels high
+# The same ideas for letters: at least 4.5 : 1 on white (WCAG 2.2, 1.4.3). Lines and areas keep COLOUR.
+LABEL = COLOUR | {
+    "key": "#BB5200",
+    "value": "#007F5C",
+    "residual": "#666666",
+    "normalised": "#946500",
+    "theory": "#2D6F94",
+    "neutral": "#776E60",
+    "faint": "#707070",
+}
+SIGNS = mpl.colors.LinearSegmentedColormap.from_list("signs", [COLOUR["negative"], "#FFFFFF", COLOUR["positive"]])
+WIDTH = 5.2  # inches; where a phone shows them 328 pixels wide, letters of 11.5 points are 10 pixels high
+FONT_SIZE = 11.5  # points; no label is smaller
 
 
 def use_style() -> None:
-    """Set matplotlib's defaults, and make inline figures SVG files that come out the same on every run."""
+    """Set matplotlib's defaults, and make inline figures that come out the same on every run.
+
+    Each figure is stored twice: as SVG, which the book shows, and as PNG at twice the size, which JupyterLab shows
+    in place of an SVG of a notebook that it does not trust.
+    """
     mpl.rcParams.update(
         {
             "figure.figsize": (WIDTH, 3.2),
@@ -26,8 +50,12 @@ def use_style() -> None:
             "figure.constrained_layout.use": True,
             "savefig.bbox": "tight",
             "font.family": "DejaVu Sans",  # comes with matplotlib
-            "font.size": 10.5,
-            "axes.titlesize": 11,
+            "font.size": FONT_SIZE,
+            "axes.titlesize": FONT_SIZE,
+            "axes.labelsize": FONT_SIZE,
+            "xtick.labelsize": FONT_SIZE,
+            "ytick.labelsize": FONT_SIZE,
+            "legend.fontsize": FONT_SIZE,
             "axes.titlelocation": "left",
             "axes.spines.top": False,
             "axes.spines.right": False,
@@ -48,4 +76,4 @@ def use_style() -> None:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
     except ImportError:
         return  # not in a notebook
-    set_matplotlib_formats("svg", metadata={"Date": None})
+    set_matplotlib_formats("svg", "retina", metadata={"Date": None})

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from .style import COLOUR, WIDTH
+from .style import COLOUR, LABEL, WIDTH
 
 BLANKS = {" ": "␣", "\n": "↵", "\t": "⇥", "\xa0": "⍽"}  # a token that is only a blank has to be seen too
 
@@ -45,7 +45,7 @@ def path(
             for spine in ax.spines.values():
                 spine.set(visible=True, color=COLOUR["real"] if last else COLOUR["faint"], linewidth=2 if last else 0.6)
             if row == 0:
-                ax.set_title(f"{visible(pieces[column])}\n{ids[column]}", loc="center", fontsize=11)
+                ax.set_title(f"{visible(pieces[column])}\n{ids[column]}", loc="center")
             if column == 0:
                 name = "row of\nthe table" if step == 0 else f"after {step}\nblock{'s' * (step > 1)}"
                 ax.set_ylabel(name, rotation=0, ha="right", va="center")
@@ -156,8 +156,8 @@ def attention_map(weights: Float[Tensor, "seq keys"], pieces: Sequence[str]) -> 
     ax.set_yticks(range(n), names)
     ax.xaxis.tick_top()
     ax.xaxis.set_label_position("top")
-    ax.set_xlabel("… at this token (key)", color=COLOUR["key"])
-    ax.set_ylabel("this token looks (query) …", color=COLOUR["query"])
+    ax.set_xlabel("… at this token (key)", color=LABEL["key"])
+    ax.set_ylabel("this token looks (query) …", color=LABEL["query"])
     ax.tick_params(length=0)
     plt.show()
 
@@ -174,7 +174,6 @@ def parameters(counts: dict[str, int]) -> None:
             y,
             f"{counts[name]:,} · {counts[name] / total:.{1 + (counts[name] < total / 1000)}%}",
             va="center",
-            fontsize=10,
         )
     ax.invert_yaxis()
     ax.set(xlabel="parameters (millions)", xlim=(0, 1.6 * max(counts.values()) / 1e6))
@@ -218,15 +217,15 @@ def bugs(
             ax.plot([near, far], [y, y], "-", color=COLOUR["faint"], linewidth=1.2, zorder=0)
             ax.plot([near], [y], "o", markerfacecolor="none", color=COLOUR["residual"], markersize=8)
         ax.plot([far], [y], "o" if right else "X", color=colour, markersize=9)
-        ax.text(-0.03, y - 0.2, name, transform=edge, ha="right", va="center", weight="bold", fontsize=10)
+        ax.text(-0.03, y - 0.2, name, transform=edge, ha="right", va="center", weight="bold")
         words = visible(text)
         words = "six underscores" if words == "______" else words if len(words) <= 20 else words[:19] + "…"
-        ax.text(-0.03, y + 0.2, words, transform=edge, ha="right", va="center", color="#555555", fontsize=10)
+        ax.text(-0.03, y + 0.2, words, transform=edge, ha="right", va="center", color="#555555")
         ax.text(1.02, y, f"{loss:.2f}", transform=edge, va="center")
     ax.axvline(tolerance, color=COLOUR["value"], linestyle="--", linewidth=1.2)
     ax.text(1.02, -0.85, "loss", transform=edge, va="center")
     ax.text(-0.03, -0.85, "version, and its text", transform=edge, ha="right", va="center")
-    ax.text(tolerance, -0.85, f"tolerance {tolerance:g}", color=COLOUR["value"], ha="center", va="center")
+    ax.text(tolerance, -0.85, f"tolerance {tolerance:g}", color=LABEL["value"], ha="center", va="center")
     ax.set(xscale="log", xlim=(2e-6, 300), ylim=(len(rows) - 0.4, -0.6), yticks=[])
     ax.set_xticks([1e-5, 1e-3, 0.1, 10], ["$10^{-5}$", "0.001", "0.1", "10"])
     ax.minorticks_off()

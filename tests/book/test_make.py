@@ -9,11 +9,8 @@ import types
 from pathlib import Path
 
 import bootstrap
-import nbformat
 import pytest
 from places import ROOT
-
-import notebooks
 
 
 @pytest.fixture
@@ -212,90 +209,6 @@ print(Llama(config)(torch.zeros(1, 3, dtype=torch.long)).shape)
 """
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True)
     assert result.stdout.strip() == "torch.Size([1, 3, 7])", result.stderr
-
-
-# ---- tools/notebooks.py -------------------------------------------------------------------------------------------
-
-
-def notebook(*cells) -> nbformat.NotebookNode:
-    return nbformat.v4.new_notebook(cells=list(cells))
-
-
-def code(source: str, outputs=(), **metadata) -> nbformat.NotebookNode:
-    return nbformat.v4.new_code_cell(source, outputs=list(outputs), metadata=metadata)
-
-
-def test_running_a_notebook_twice_changes_no_byte(tmp_path, capsys):
-    path = tmp_path / "n.ipynb"
-    nb = notebook(
-        code("import sys\nprint('a')\nsys.stdout.flush()\nprint('b')", execution={"iopub.execute_input": "1"}),
-        code("import uuid\nfrom IPython.display import HTML\nHTML(f'<p id={uuid.uuid4().hex}></p>')"),
-    )
-    nb.cells.append(code("import time\nprint(time.perf_counter_ns())", tags=["nbval-ignore-output"]))
-    nb.metadata["vscode"] = {"interpreter": "mine"}
-    nbformat.write(nb, path)
-    assert notebooks.main([str(path)]) == 0
-    first = path.read_bytes()
-    assert notebooks.main([str(path)]) == 0
-    assert path.read_bytes() == first
-    assert notebooks.main(["--check", str(path)]) == 0
-    stored = nbformat.read(path, as_version=4)
-    assert [cell.execution_count for cell in stored.cells] == [1, 2, 3]
-    assert stored.cells[0].outputs[0].text == "a\nb\n"
-    assert "vscode" not in stored.metadata and "execution" not in stored.cells[0].metadata
-    assert notebooks.main(["--times", str(path)]) == 0
-    assert nbformat.read(path, as_version=4).cells[2].outputs != stored.cells[2].outputs
-
-
-def test_a_notebook_that_fails_is_left_as_it_was(tmp_path, capsys):
-    path = tmp_path / "n.ipynb"
-    nbformat.write(notebook(code("1 / 0")), path)
-    before = path.read_bytes()
-    assert notebooks.main([str(path)]) == 1
-    assert path.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["n.ipynb"]
-    assert "ZeroDivisionError" in capsys.readouterr().out
-
-
-PICTURE = nbformat.v4.new_output("display_data", {"image/svg+xml": "<svg/>"})
-FIGURE = {"figure": {"caption": "A curve.", "name": "fig-a"}, "image": {"alt": "A curve that falls."}}
-
-
-@pytest.mark.parametrize(
-    "cell, complaint",
-    [
-        (code("x = 1\n" * 16), "16 lines, 15 is the limit"),
-        (code("x = 1\n" * 21, tags=["hide-input"]), "21 lines, 20 is the limit"),
-        (code("x" * 73), "73 characters"),
-        (code("plt.plot(x);"), "semicolon"),
-        (code("x", [nbformat.v4.new_output("stream", name="stderr", text="Warning: ...")]), "stderr"),
-        (code("x", [nbformat.v4.new_output("error", ename="ValueError", evalue="", traceback=[])]), "ValueError"),
-        (code("x", [PICTURE], mystnb={"image": FIGURE["image"]}), "without caption"),
-        (code("x", [PICTURE], mystnb={"figure": FIGURE["figure"]}), "without alternative text"),
-    ],
-)
-def test_what_breaks_a_house_rule_is_named(cell, complaint):
-    (found,) = notebooks.complaints(notebook(cell))
-    assert complaint in found
-
-
-@pytest.mark.parametrize(
-    "cell",
-    [
-        code("x = 1\n" * 15),
-        code("x = 1\n" * 20, tags=["hide-input"]),
-        code("x" * 72),
-        code("x", [PICTURE], mystnb=FIGURE),
-        code("x", [nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])], tags=["raises-exception"]),
-    ],
-)
-def test_what_keeps_the_house_rules_is_left_alone(cell):
-    assert notebooks.complaints(notebook(cell)) == []
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
-def test_chapter_is_in_the_normal_form(path):
-    assert notebooks.check(path) == []
 
 
 def test_the_code_is_in_good_style():

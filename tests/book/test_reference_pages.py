@@ -68,7 +68,9 @@ def test_shapes_are_those_of_a_model():
 def test_numbers_of_smollm2_under_notation():
     config = PRESETS["SmolLM2-135M"]
     table = {in_code: number for _, _, in_code, number in rows("notation.md", "letter")}
-    assert table["head_dim`, `dim"] == f"{config.head_dim}, {config.dim}"
+    assert table["dim"] == str(config.dim)
+    assert table["head_dim"] == str(config.head_dim)
+    assert table["vocab_size"] == str(config.vocab_size)
     assert table["n_layers"] == str(config.n_layers)
     assert table["n_heads"] == str(config.n_heads)
     assert table["n_kv_heads"] == str(config.n_kv_heads)

@@ -1,5 +1,5 @@
 // <lfs-gqa>: draws which query head reads which key/value head, and counts cache, parameters and bytes read of any Llama.
-// Every number shown is computed here from the sliders; tests/test_widget_gqa.py compares them with the package.
+// Every number shown is computed here from the sliders; tests/book/test_widget_grouped_query_attention.py compares them with the package.
 (() => {
   "use strict";
   if (customElements.get("lfs-gqa")) return;
@@ -37,6 +37,8 @@
     lfs-gqa .lfs-widget .gqa-head input[type="range"] { accent-color: var(--lfs-query); }
     lfs-gqa .gqa-names { display: flex; flex-wrap: wrap; gap: 0 1.2rem; justify-content: space-between; }
     lfs-gqa .gqa-names b { font-weight: 600; }
+    lfs-gqa .gqa-step { align-items: center; display: flex; gap: .4rem; }
+    lfs-gqa .lfs-widget svg { cursor: pointer; }
     lfs-gqa .lfs-row > select { grid-column: 2 / -1; }
     lfs-gqa .lfs-widget svg { margin: .5rem 0 0; width: 100%; }
     lfs-gqa .gqa-reads { min-height: 1.4em; }
@@ -60,9 +62,11 @@
         <div class="lfs-widget" role="group" aria-label="Grouped-query attention, counted">
           <div class="lfs-row"><label for="gqa-preset">start from</label><select id="gqa-preset" name="preset">
             ${Object.keys(PRESETS).map((name) => `<option>${name}</option>`).join("")}<option hidden>your own</option></select></div>
-          <p class="gqa-names"><b class="gqa-queries" style="color:var(--lfs-query)"></b><small>tap a query head</small></p>
+          <p class="gqa-names"><b class="gqa-queries" style="color:var(--lfs-query-text)"></b><span class="gqa-step"><small>tap or drag over the heads</small>
+            <button type="button" data-by="-1" aria-label="one query head back">−</button>
+            <button type="button" data-by="1" aria-label="one query head on">+</button></span></p>
           <svg role="img"></svg>
-          <p class="gqa-names"><b class="gqa-keys" style="color:var(--lfs-key)"></b><b class="gqa-values" style="color:var(--lfs-value)"></b></p>
+          <p class="gqa-names"><b class="gqa-keys" style="color:var(--lfs-key-text)"></b><b class="gqa-values" style="color:var(--lfs-value-text)"></b></p>
           <p class="gqa-reads" aria-live="polite"></p>
           ${this.slider("n_kv_heads", "gqa-kv")}
           <p class="gqa-sizes"></p>
@@ -79,13 +83,21 @@
         </div>`;
       this.input = (name) => this.querySelector(`[name=${name}]`);
       this.addEventListener("input", (event) => (event.target.name === "preset" ? this.preset(event.target.value) : this.update(event.target.name)));
-      // A tap on a query head chooses it.
-      this.querySelector("svg").addEventListener("pointerdown", (event) => {
-        const head = event.target.closest("[data-head]");
-        if (!head) return;
-        this.input("head").value = head.dataset.head;
+      // The drawing is one target, however narrow a head is: a finger chooses the head that it is over.
+      const svg = this.querySelector("svg");
+      const pick = (event) => {
+        const box = svg.getBoundingClientRect(), last = this.values.n_heads - 1;
+        const head = Math.floor(((event.clientX - box.left) / box.width) * (last + 1));
+        this.input("head").value = Math.max(0, Math.min(last, head));
         this.update("head");
-      });
+      };
+      svg.addEventListener("pointerdown", (event) => { svg.setPointerCapture(event.pointerId); pick(event); });
+      svg.addEventListener("pointermove", (event) => svg.hasPointerCapture(event.pointerId) && pick(event));
+      for (const button of this.querySelectorAll(".gqa-step button"))
+        button.addEventListener("click", () => {
+          this.input("head").value = this.values.head + Number(button.dataset.by);
+          this.update("head");
+        });
       addEventListener("resize", () => this.draw());
       this.wanted = 8192; // tokens of context
       this.input("preset").value = "Llama-3-8B";
@@ -195,7 +207,7 @@
       for (let h = 0; h < v.n_heads; h++) {
         const x = (h + 0.5) * step, on = Math.floor(h / group) === mine, chosen = h === v.head;
         lines += `<line data-from="${h}" data-to="${Math.floor(h / group)}" x1="${x}" y1="46" x2="${centre(Math.floor(h / group))}" y2="100" stroke="var(--lfs-residual)" stroke-width="${chosen ? 3 : 1}" opacity="${on ? 1 : 0.35}"/>`;
-        heads += `<rect data-head="${h}" x="${x - box / 2}" y="${chosen ? 6 : 14}" width="${box}" height="${chosen ? 40 : 32}" fill="var(--lfs-query)" opacity="${on ? 1 : 0.35}" style="cursor:pointer"/>`;
+        heads += `<rect data-head="${h}" x="${x - box / 2}" y="${chosen ? 6 : 14}" width="${box}" height="${chosen ? 40 : 32}" fill="var(--lfs-query)" opacity="${on ? 1 : 0.35}"/>`;
       }
       for (let g = 0; g < v.n_kv_heads; g++)
         kvs += `<g opacity="${g === mine ? 1 : 0.35}"><rect x="${centre(g) - kvWidth / 2}" y="100" width="${kvWidth}" height="20" fill="var(--lfs-key)"/>` +

@@ -35,7 +35,7 @@
       lfs-rmsnorm svg text { font-size: 16px; }
       lfs-rmsnorm svg .tick { font-size: 14px; }
       lfs-rmsnorm .hint { margin: 0 0 .4rem; }
-      lfs-rmsnorm .handle { cursor: grab; touch-action: none; }
+      lfs-rmsnorm .handle { cursor: grab; }
       lfs-rmsnorm .handle, lfs-rmsnorm .handle:focus-visible { outline: none; }
       lfs-rmsnorm .handle:focus-visible .ring { stroke: var(--lfs-key); stroke-width: 4; }
       lfs-rmsnorm .lfs-row { grid-template-columns: 4.6rem 1fr 3.9rem; margin: 0; }
@@ -154,6 +154,9 @@
     drag() {
       const handle = this.find(".handle");
       const svg = this.find("svg");
+      // A finger on the dot moves the dot; anywhere else it scrolls the page. Browsers ignore touch-action on what is
+      // inside an <svg>, and on the <svg> itself it would make the whole drawing a trap for fingers that scroll.
+      handle.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
       handle.addEventListener("pointerdown", (event) => {
         handle.setPointerCapture(event.pointerId);
         event.preventDefault();

@@ -28,17 +28,18 @@
     lfs-rope .face svg { width: 100%; max-width: 120px; margin: 0 auto 0.15rem; }
     lfs-rope .face .lfs-value { display: block; text-align: center; }
     lfs-rope .choice { display: flex; flex-wrap: wrap; gap: 0.4rem 1.2rem; align-items: center; margin: 0.35rem 0; }
-    lfs-rope .choice label { margin: 0; }
+    lfs-rope .choice label { align-items: center; display: flex; margin: 0; }
     lfs-rope .choice input { width: 1.15rem; height: 1.15rem; vertical-align: middle; margin-right: 0.4rem; }
     lfs-rope .total { font-weight: 600; display: flex; flex-wrap: wrap; gap: 0.2rem 1.6rem; justify-content: center; }
     lfs-rope .step { display: flex; align-items: center; justify-content: end; gap: 0.4rem; }
     lfs-rope .step output { min-width: 2rem; }
     lfs-rope .step button { padding: 0 0.75rem; }
     lfs-rope .curve { width: 100%; cursor: ew-resize; }
-    lfs-rope .curve text { font-size: 22px; }
-    lfs-rope .axis { display: flex; justify-content: space-between; font-size: 0.85rem; }
-    lfs-rope .q { color: var(--lfs-query); stroke: var(--lfs-query); }
-    lfs-rope .k { color: var(--lfs-key); stroke: var(--lfs-key); }
+    lfs-rope .plot { display: grid; gap: 0.5rem; grid-template-columns: minmax(0, 1fr) 1.6rem; }
+    lfs-rope .scores { display: flex; flex-direction: column; font-size: 0.85rem; justify-content: space-between; text-align: right; }
+    lfs-rope .axis { display: flex; justify-content: space-between; font-size: 0.85rem; padding-right: 2.1rem; }
+    lfs-rope .q { color: var(--lfs-query-text); stroke: var(--lfs-query); }
+    lfs-rope .k { color: var(--lfs-key-text); stroke: var(--lfs-key); }
     lfs-rope label.q, lfs-rope label.k { font-weight: 600; }`;
 
   const row = (hand, name) => `<div class="lfs-row"><label class="${hand === "m" ? "q" : "k"}" for="rope-${hand}">${name} at position</label>
@@ -72,14 +73,12 @@
         <div class="total"><span>distance <output class="lfs-value distance"></output></span>
           <span>score, the sum of the eight <output class="lfs-value sum"></output></span></div>
         <div class="faces">${THETA.map((_, i) => face(i)).join("")}</div>
-        <svg class="curve" viewBox="0 0 600 180" role="img"
+        <div class="plot"><svg class="curve" viewBox="0 0 600 180" role="img"
              aria-label="The score against distance, a curve; the dot is the distance chosen above.">
           <line x1="0" x2="600" y1="90" y2="90" stroke="var(--lfs-faint)" stroke-width="2"/>
           <path class="wave" fill="none" stroke="var(--lfs-position)" stroke-width="2.5" vector-effect="non-scaling-stroke"/>
           <circle r="10" fill="var(--lfs-ink)"/>
-          <text x="598" y="22" text-anchor="end">+${PAIRS}</text><text x="598" y="82" text-anchor="end">0</text>
-          <text x="598" y="176" text-anchor="end">−${PAIRS}</text>
-        </svg>
+        </svg><div class="scores" aria-hidden="true"><span>+${PAIRS}</span><span>0</span><span>−${PAIRS}</span></div></div>
         <div class="axis"><span>distance 0</span><span>${LAST} tokens</span></div>
         <p class="lfs-note">Blue: the query. Orange, dashed: the key. A key lies at or before its query; one pushes the other along.
           The curve is the score at each distance; drag on it to choose another (this lets go of a kept distance).</p>
@@ -112,7 +111,7 @@
         pick(event);
       });
       curve.addEventListener("pointermove", (event) => event.buttons && pick(event));
-      this.set(28, 28 - PEAK);
+      this.set(20, 8); // not at the peak, where the hands of every face lie on each other
     }
 
     // A key lies at or before its query: who is moved pushes the other along. Locked, both move together.
