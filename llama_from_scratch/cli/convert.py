@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..checkpoint import FORMATS, describe
 from ..convert import convert
-from ..files.errors import CheckpointError
+from ..files.errors import CheckpointError, ExistsError
 from .terminal import loading, note, progress
 
 EXAMPLES = """examples:
@@ -44,8 +44,8 @@ def run(arguments: argparse.Namespace) -> None:
                 arguments.overwrite,
                 lambda done: show(done // 10**6),
             )
-    except CheckpointError as error:
-        raise CheckpointError(str(error).replace("pass overwrite=True", "add --overwrite")) from None
+    except ExistsError as error:
+        raise CheckpointError(f"{error.found}; add --overwrite to replace it, or {error.otherwise}") from None
     for remark in remarks:
         note(f"note: {remark}")
     written = describe(Path(arguments.target))  # a path, even if it is called like a model that comes with the project

@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--stride", type=int, metavar="N", help="tokens to move on by (default: half the window)")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="stop after the first N tokens of the text")
+    options.add_errors(parser)
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     options.add_running(parser)
 
@@ -44,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     if not text:
         raise ValueError(f"{arguments.file} is empty; give a text to predict")
     model, tokenizer = options.load(arguments)
-    ids = tokenizer.encode(text)[: arguments.max_tokens]
+    ids = options.encode(tokenizer, text, arguments.errors)[: arguments.max_tokens]
     window = min(WINDOW, model.config.max_seq_len) if arguments.window is None else arguments.window
     stride = max(1, window // 2) if arguments.stride is None else arguments.stride
     start = time.perf_counter()

@@ -32,6 +32,7 @@ EXAMPLES = """examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", nargs="?", help="the text to continue")
     parser.add_argument("--file", metavar="PATH", help="read the prompt from this file; - is the standard input")
+    options.add_errors(parser)
     parser.add_argument(
         "--max-new-tokens", type=int, default=100, metavar="N", help="stop there (default: %(default)s)"
     )
@@ -59,7 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise ValueError("at temperature 0 all samples are the same text; add --temperature 0.8, for example")
     text = _prompt(arguments)
     model, tokenizer = options.load(arguments)
-    prompt, watch, tally = tokenizer.encode(text), Stopwatch(), Tally()
+    prompt, watch, tally = options.encode(tokenizer, text, arguments.errors), Stopwatch(), Tally()
     most, stop = arguments.max_new_tokens, tokenizer.stop_ids
 
     if arguments.samples != 1:
@@ -141,4 +142,4 @@ def _prompt(arguments: argparse.Namespace) -> str:
         )
     if arguments.file is None:
         return arguments.prompt
-    return options.read_text(arguments.file).removesuffix("\n").removesuffix("\r")
+    return options.read_text(arguments.file).removesuffix("\n")

@@ -1,4 +1,4 @@
-"""What is typed, turned into one call; and how every command ends."""
+"""Parsing the command line, running one command, and reporting how it ends."""
 
 import argparse
 import os
@@ -7,7 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from ..files.embedded import EMBEDDED
-from . import bench, chat, convert, evaluate, generate, inspect, train
+from ..files.errors import ArgumentError, is_out_of_memory
+from ..tokenizer.base import SpellingError
+from . import bench, chat, convert, evaluate, generate, inspect, options, train
 
 PROGRAM = "python -m llama_from_scratch"
 EXAMPLES = f"""examples:
@@ -21,6 +23,8 @@ EXAMPLES = f"""examples:
 
 Each command explains itself: {PROGRAM} generate --help
 The model is {EMBEDDED}, which comes with the project, unless --model names another."""
+
+TYPED = {"prompt", "question", "system"}  # arguments that are text; others can be names of files, of any bytes
 
 
 class Parser(argparse.ArgumentParser):
@@ -56,35 +60,48 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Gives the exit code: 0, or 2 for a user's mistake, 130 for Ctrl-C, 141 for a closed pipe."""
-    arguments = parser().parse_args(argv)
+    """Run one command. Returns the exit code: 0, or 2 for a user's mistake, 130 for Ctrl-C, 141 for a closed pipe."""
     try:
+        arguments = parser().parse_args(argv)
+    except KeyboardInterrupt:
+        return 130
+    try:
+        for name in TYPED & vars(arguments).keys():
+            if (typed := getattr(arguments, name)) is not None:
+                setattr(arguments, name, options.from_terminal(typed))
         arguments.run(arguments)
         sys.stdout.flush()
         return 0
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever read the output has seen enough, as in `… | head`
+    except BrokenPipeError:  # the reader has seen enough, as in `... | head`
         _forget_output()
         return 141
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "allocate" not in str(error):  # so PyTorch says that memory ran out
+    except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
             raise
+        print(f"error: {' '.join(_message(error, arguments).split())}", file=sys.stderr)
+        return 2
+
+
+def _message(error: Exception, arguments: argparse.Namespace) -> str:
+    """What an error says, in the words of the command line."""
+    if is_out_of_memory(error):
         advice = "--dtype bfloat16 halves it, and inspect says how much"
         if arguments.run is train.run:
             advice = "lower --batch-size and raise --accumulate, or give --recompute"
-        print(f"error: there is not enough memory; {advice}", file=sys.stderr)
-        return 2
-    except (ValueError, OSError, ImportError) as error:
-        known = isinstance(error, OSError) and error.filename and error.strerror
-        advice = "check the name, and that you may read it"
-        message = f"{error.filename}: {error.strerror}; {advice}" if known else " ".join(str(error).split())
-        if isinstance(error, OSError) and error.strerror and not known:  # a stream, which has no name
-            message = f"the output cannot be written ({error.strerror}); make room, or send it elsewhere"
-            _forget_output()
-        print(f"error: {message}", file=sys.stderr)
-        return 2
+        return f"there is not enough memory; {advice}"
+    if isinstance(error, ArgumentError):
+        return error.message(options.option)
+    if isinstance(error, SpellingError) and "errors" in arguments:
+        return f"{error.problem}; take the character out, or add --errors replace or --errors ignore"
+    if isinstance(error, OSError) and error.strerror:
+        if error.filename:
+            return f"{error.filename}: {error.strerror}; check the name, and that you may read it"
+        _forget_output()  # a stream, which has no name
+        return f"the output cannot be written ({error.strerror}); make room, or send it elsewhere"
+    return str(error)
 
 
 def _forget_output() -> None:

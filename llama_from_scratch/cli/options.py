@@ -9,11 +9,13 @@ from pathlib import Path
 import torch
 
 from ..fast import prepare
+from ..files import text
 from ..files.embedded import EMBEDDED
 from ..generation import Sampling
 from ..model import Llama
 from ..tokenizer import Tokenizer, load_tokenizer
-from .terminal import loading
+from ..tokenizer.base import ERRORS
+from .terminal import loading, note
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -27,7 +29,7 @@ def add_running(parser: argparse.ArgumentParser) -> None:
         help="a GGUF file, a folder with safetensors, or a name on the Hugging Face hub (default: %(default)s)",
     )
     group.add_argument("--dtype", default="float32", choices=DTYPES, help="type of the weights (default: %(default)s)")
-    group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …, or mps (default: %(default)s)")
+    group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ..., or mps (default: %(default)s)")
     group.add_argument(
         "--threads",
         type=int,
@@ -101,13 +103,53 @@ def sampling(arguments: argparse.Namespace) -> Sampling:
 
 
 def read_text(path: str) -> str:
-    """A text in UTF-8; - is the standard input."""
-    raw = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        name = "the standard input" if path == "-" else path
-        raise ValueError(f"{name} is not text in UTF-8 (byte {error.start}); convert it first") from None
+    """The text in a file; - is the standard input."""
+    if path == "-":
+        return text.decode_text(sys.stdin.buffer.read(), "the standard input")
+    return text.read_text(Path(path))
+
+
+def from_terminal(typed: str) -> str:
+    """An argument as text in UTF-8, also where the system's locale says that arguments are in ASCII.
+
+    Python keeps bytes that the locale does not know as surrogates (PEP 383).
+
+    Raises:
+        ValueError: if it is not UTF-8.
+    """
+    if typed.isascii() or not any("\udc80" <= char <= "\udcff" for char in typed):
+        return typed
+    return text.decode_text(os.fsencode(typed), "what was typed")
+
+
+def option(name: str) -> str:
+    """The name of an argument as it is typed."""
+    return "--" + name.replace("_", "-")
+
+
+def add_errors(parser: argparse.ArgumentParser | argparse._ArgumentGroup, default: str | None = "strict") -> None:
+    parser.add_argument(
+        "--errors",
+        choices=ERRORS,
+        default=default,
+        help="what to do with a character that the vocabulary cannot spell: strict stops there, replace writes U+FFFD "
+        "(or ?) for it, ignore leaves it out (default: strict)",
+    )
+
+
+def encode(tokenizer: Tokenizer, prompt: str, errors: str) -> list[int]:
+    """The tokens of a text; says on stderr how many characters were replaced or left out."""
+    if errors != "strict":
+        note_errors(len(tokenizer.unspellable(prompt)), errors)
+    return tokenizer.encode(prompt, errors=errors)
+
+
+def note_errors(count: int, errors: str) -> None:
+    """Say how many characters the vocabulary could not spell, if any."""
+    if count:
+        what = f"{count:,} character{'s were' if count > 1 else ' was'}"
+        done = {"replace": "replaced", "ignore": "left out"}[errors]
+        note(f"note: {what} {done}, which this model's vocabulary cannot spell")
 
 
 def load(arguments: argparse.Namespace) -> tuple[Llama, Tokenizer]:

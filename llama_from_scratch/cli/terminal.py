@@ -15,12 +15,16 @@ _SHOWN = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "
 _SHOWN |= {code: "\ufffd" for code in range(0x80, 0xA0)}
 
 
-def write(text: str, faint: bool = False) -> None:
+def write(text: str, faint: bool = False, replace: bool = False) -> None:
     """Text to stdout, at once; faint on a terminal that can show it.
 
+    replace: write ? for a character that stdout's encoding lacks.
+
     Raises:
-        OSError: if stdout's encoding lacks a character.
+        OSError: if stdout's encoding lacks a character and `replace` is False.
     """
+    if replace and (encoding := sys.stdout.encoding):
+        text = text.encode(encoding, "replace").decode(encoding)
     if sys.stdout.isatty():
         text = text.translate(_SHOWN)
         if faint and text and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb":
@@ -46,7 +50,7 @@ def loading(name: str) -> Iterator[None]:
     if not sys.stderr.isatty():
         yield
         return
-    with console(stderr=True).status(f"Loading {name} …"):
+    with console(stderr=True).status(f"Loading {name} ..."):
         yield
 
 

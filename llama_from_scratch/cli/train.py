@@ -5,19 +5,21 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
 from types import FrameType
 
 import torch
+from torch.distributed.device_mesh import DeviceMesh
 
 from ..fast.compile import check_compiler
 from ..parallel import ranks
-from ..training import Recipe, Routine, begin, check_shares, fresh_state, reopen, resume, train
+from ..training import Recipe, Routine, Run, begin, check_shares, fresh_state, reopen, resume, train
 from ..training.faster import compile_training, recompute_blocks
-from ..training.recipe import option
+from ..training.log import Record
+from ..training.tokens import count_unspellable
 from ..training.trackers import tensorboard, weights_and_biases
 from . import options
 from .terminal import console, note, write
@@ -33,46 +35,49 @@ EXAMPLES = """examples:
     PROGRAM generate "Once upon a time" --model runs/mine --temperature 0.8
   a larger model, and a batch of 8 windows four times where memory is short:
     PROGRAM train my-texts/ --out runs/big --dim 512 --layers 8 --ffn-dim 1408 --batch-size 8 --accumulate 4
-  a schedule that lets you decide late how long to train: stop this when it is good enough (Ctrl-C) …
+  a schedule that lets you decide late how long to train: stop this when it is good enough (Ctrl-C) ...
     PROGRAM train my-texts/ --out runs/wsd --steps 100000 --schedule wsd --decay 400
-  … and end it with the 400 steps in which the learning rate falls:
+  ... and end it with the 400 steps in which the learning rate decays:
     PROGRAM train --out runs/wsd --resume --steps 5000
   four processes, each on a GPU of its own, that share the model and the batch (for CPUs, leave --device out):
     torchrun --nproc-per-node 4 -m llama_from_scratch train my-texts/ --out runs/four --device cuda
-  … and two of them to each product, for a model too large for one or a batch too small for four:
+  ... and two of them to each product, for a model too large for one or a batch too small for four:
     torchrun --nproc-per-node 4 -m llama_from_scratch train my-texts/ --out runs/grid --tensor-parallel 2"""
 
 GROUPS = {
     "the tokenizer": {
         "tokenizer": "use this model's tokenizer (default: one is learned from the training text)",
         "vocab_size": "tokens to learn",
+        "errors": "for characters that the tokenizer cannot spell: strict stops there, replace writes U+FFFD (or ?), "
+        "ignore leaves them out",
     },
     "the model": {
         "dim": "width of the residual stream",
-        "layers": "blocks, one after another",
+        "layers": "blocks",
         "heads": "query heads in each",
         "kv_heads": "key/value heads, each shared by equally many query heads",
         "ffn_dim": "width inside the feed-forward",
-        "context": "tokens that it can look back on",
+        "context": "the longest sequence, in tokens",
+        "tie_embeddings": "one matrix for the embedding and the output projection",
     },
     "how it learns": {
         "steps": "updates of the weights (default: 1000)",
         "batch_size": "windows of --context tokens in one pass",
         "accumulate": "passes for one update: the batch is --batch-size times this",
-        "learning_rate": "size of an update at its largest",
-        "final_learning_rate": "at the end, as a part of --learning-rate",
-        "schedule": "cosine: down half a wave; wsd: flat, then down a line in the last --decay steps",
-        "warmup": "steps in which it grows to --learning-rate; at most a tenth of --steps unless given",
-        "decay": "steps of --schedule wsd in which it falls",
-        "weight_decay": "pull of matrices towards 0",
-        "clip": "largest norm of a gradient; longer ones are shortened",
+        "learning_rate": "at its largest, after the warm-up",
+        "final_learning_rate": "in the last step, as a fraction of --learning-rate",
+        "schedule": "cosine: half a cosine down; wsd: constant, then linear down in the last --decay steps",
+        "warmup": "steps in which it grows to --learning-rate (at most a tenth of --steps unless given)",
+        "decay": "steps of --schedule wsd in which it decays",
+        "weight_decay": "of matrices",
+        "clip": "largest norm of the gradient; a larger one is scaled down to it",
         "seed": "the same seed makes the same model on the same CPU with the same --threads; on a GPU not tested",
         "precision": "float32, or bfloat16 for the matrix products: faster on a GPU, seldom on a CPU",
     },
 }
 LOOKS = {
-    "evaluate_every": "steps between looks at the held-out text",
-    "evaluate_tokens": "tokens of it to look at, at most",
+    "evaluate_every": "steps between evaluations on the held-out text",
+    "evaluate_tokens": "tokens of it to evaluate on, at most",
     "sample_every": "steps between samples",
     "sample_tokens": "length of a sample",
     "prompt": "what samples begin with",
@@ -92,13 +97,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         group = parser.add_argument_group(title)
         for name, text in settings.items():
             _add(group, recipe[name], text)
-    group = parser.add_argument_group("looking on, and saving")
+    group = parser.add_argument_group("evaluating, sampling and saving")
     for field in fields(Routine):
         _add(group, field, LOOKS[field.name])
     group.add_argument("--tensorboard", action="store_true", help="also log for TensorBoard, in --out/tensorboard")
     group.add_argument("--wandb", metavar="PROJECT", help="also log to this project of Weights & Biases")
     group = parser.add_argument_group("where it runs")
-    group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …, or mps (default: %(default)s)")
+    group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ..., or mps (default: %(default)s)")
     group.add_argument(
         "--tensor-parallel",
         type=int,
@@ -107,17 +112,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="processes that share each product; all share the weights, and sets of N the batch (default: %(default)s)",
     )
     group.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: PyTorch decides)")
-    group.add_argument("--compile", action="store_true", help="compile the blocks first: a minute, then faster steps")
+    group.add_argument("--compile", action="store_true", help="compile the blocks first (a minute): faster steps")
     group.add_argument(
-        "--recompute", action="store_true", help="compute each block twice, for less memory: larger batches, slower"
+        "--recompute", action="store_true", help="recompute activations in the backward pass: less memory, slower"
     )
 
 
 def _add(group: argparse._ArgumentGroup, field, text: str) -> None:
+    if field.type is bool:
+        group.add_argument(options.option(field.name), action=argparse.BooleanOptionalAction, help=text)
+        return
     kind = field.type if field.type in (int, float) else str
     known = field.default not in (MISSING, None, "")
     group.add_argument(
-        option(field.name),
+        options.option(field.name),
         type=kind,
         metavar={int: "N", float: "X", str: "TEXT"}[kind] if field.name != "tokenizer" else "NAME",
         help=text + (f" (default: {field.default})" if known else ""),
@@ -125,41 +133,37 @@ def _add(group: argparse._ArgumentGroup, field, text: str) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    with ranks.joined(arguments.device, f"go on with: {_again(arguments)}") as device:
-        finished = _run(arguments, device)
+    with ranks.joined(arguments.device, f"go on with: {_resume_command(arguments)}") as device:
+        finished = _train(arguments, device)
     if not finished:
         raise KeyboardInterrupt
 
 
-def _again(arguments: argparse.Namespace) -> str:
-    """The command that goes on with this run: all that was asked for, but for the recipe, which the run holds."""
+def _resume_command(arguments: argparse.Namespace) -> str:
+    """The command that resumes this run: with the same options, but for the recipe, which the run holds."""
     command = ["python"]
     if ranks.started_together():
         command = ["torchrun", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"]]
     command += ["-m", "llama_from_scratch", "train", "--out", str(Path(arguments.out).expanduser()), "--resume"]
-    usual = argparse.ArgumentParser()
-    add_arguments(usual)
+    defaults = argparse.ArgumentParser()
+    add_arguments(defaults)
     settled = {"run", "out", "resume", *(field.name for field in fields(Recipe))}
     for name, value in vars(arguments).items():
-        if name in settled or value == usual.get_default(name):
+        if name in settled or value == defaults.get_default(name):
             continue
         if value is True:
-            command.append(option(name))
+            command.append(options.option(name))
         elif str(value).startswith("-"):  # else it would be taken for an option
-            command.append(f"{option(name)}={value}")
+            command.append(f"{options.option(name)}={value}")
         else:
-            command += [option(name), str(value)]
+            command += [options.option(name), str(value)]
     return shlex.join(command)
 
 
-def _run(arguments: argparse.Namespace, device: str) -> bool:
-    """Train on this device; False if someone stopped it."""
-    given = {field.name: getattr(arguments, field.name) for field in fields(Recipe)}
-    given = {name: value for name, value in given.items() if value not in (None, [])}
-    if "data" in given:
-        given["data"] = tuple(given["data"])
-    looks = {field.name: getattr(arguments, field.name) for field in fields(Routine)}
-    routine = Routine(**{name: value for name, value in looks.items() if value is not None})
+def _train(arguments: argparse.Namespace, device: str) -> bool:
+    """Train on this device; False if it was stopped."""
+    given = _given(arguments, Recipe)
+    routine = Routine(**_given(arguments, Routine))
     options.set_threads(arguments.threads)
     device = options.device(device)
     mesh = ranks.mesh(arguments.tensor_parallel, device)
@@ -168,26 +172,50 @@ def _run(arguments: argparse.Namespace, device: str) -> bool:
             raise ValueError("--compile does not work with --tensor-parallel yet; leave out one of them")
         check_compiler(torch.device(device))
     folder = Path(arguments.out).expanduser()
-
-    if arguments.resume:
-        job = resume(reopen(folder), given)
-    else:
-        steps = given.setdefault("steps", 1000)
-        given.setdefault("warmup", min(Recipe.warmup, steps // 10))
-        recipe = Recipe(**{"data": (), **given})  # it says itself that there is no text
-        if recipe.tokenizer is None:  # else the vocabulary is not known yet
-            check_shares(recipe, mesh)
-        if ranks.first():
-            with _preparing() as progress:
-                begin(folder, recipe, progress)
-        ranks.wait()
-        job = reopen(folder)
+    job = resume(reopen(folder), given) if arguments.resume else _begin(folder, given, mesh)
     state, tokenizer = fresh_state(job.recipe, device, mesh), job.tokenizer()
     if arguments.recompute:
         recompute_blocks(state.model)
     if arguments.compile:
         compile_training(state.objective)
+    with _shows(arguments, job) as shows, _stop_signals() as stopped:
+        for record in train(job, state, tokenizer, routine, stopped):
+            for show in shows:
+                show(record)
+    finished = state.step == job.recipe.steps
+    if ranks.first() and finished:
+        note(f'Done. Try it: python -m llama_from_scratch generate "The" --model {folder} --temperature 0.8')
+    elif ranks.first():
+        note(f"Saved at step {state.step}. Go on with: {_resume_command(arguments)}")
+    return finished
 
+
+def _given(arguments: argparse.Namespace, settings: type) -> dict[str, object]:
+    """The fields of a dataclass that were given on the command line."""
+    found = {field.name: getattr(arguments, field.name) for field in fields(settings)}
+    if "data" in found:
+        found["data"] = tuple(found["data"])
+    return {name: value for name, value in found.items() if value not in (None, ())}
+
+
+def _begin(folder: Path, given: dict[str, object], mesh: DeviceMesh | None) -> Run:
+    """Make a new run; the first process does so, the others wait for it."""
+    steps = given.setdefault("steps", 1000)
+    given.setdefault("warmup", min(Recipe.warmup, steps // 10))
+    recipe = Recipe(**{"data": (), **given})  # raises if there is no text
+    if recipe.tokenizer is None:  # else the vocabulary is not known yet
+        check_shares(recipe, mesh)
+    if ranks.first():
+        with _preparing() as progress:
+            run = begin(folder, recipe, progress)
+        options.note_errors(count_unspellable(run.data), recipe.errors)
+    ranks.wait()
+    return reopen(folder)
+
+
+@contextmanager
+def _shows(arguments: argparse.Namespace, job: Run) -> Iterator[list[Callable[[Record], None]]]:
+    """Functions that show a record; none in any process but the first."""
     with ExitStack() as stack:
         shows = []
         if ranks.first():
@@ -196,29 +224,20 @@ def _run(arguments: argparse.Namespace, device: str) -> bool:
                 shows.append(stack.enter_context(tensorboard(job)))
             if arguments.wandb:
                 shows.append(stack.enter_context(weights_and_biases(job, arguments.wandb)))
-        stopped = stack.enter_context(_stop_signals())
-        for record in train(job, state, tokenizer, routine, stopped):
-            for show in shows:
-                show(record)
-    finished = state.step == job.recipe.steps
-    if ranks.first() and finished:
-        note(f'Done. Try it: python -m llama_from_scratch generate "The" --model {folder} --temperature 0.8')
-    elif ranks.first():
-        note(f"Saved at step {state.step}. Go on with: {_again(arguments)}")
-    return finished
+        yield shows
 
 
 @contextmanager
 def _stop_signals() -> Iterator:
-    """Gives a function that says whether Ctrl-C was pressed or the system asked us to end. A second Ctrl-C ends now."""
+    """A function that returns whether Ctrl-C or SIGTERM came. A second Ctrl-C raises KeyboardInterrupt."""
     asked = []
 
     def remember(number: int, frame: FrameType | None) -> None:
         if asked:
             raise KeyboardInterrupt
         asked.append(number)
-        if not ranks.started_together():  # torchrun asks all of us, also when one has died
-            note("Finishing this step, then saving …")
+        if not ranks.started_together():  # torchrun sends it to all, also when one has died
+            note("Finishing this step, then saving ...")
 
     old = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -230,7 +249,7 @@ def _stop_signals() -> Iterator:
 
 @contextmanager
 def _preparing() -> Iterator:
-    """Shows on stderr, if someone is looking, how far the texts are."""
+    """Progress bars on stderr for preparing the texts, if it is a terminal."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -248,15 +267,15 @@ def _preparing() -> Iterator:
 
 
 @contextmanager
-def _showing(job) -> Iterator:
-    """Gives what shows a record: steps move a bar on a terminal, what is worth keeping is written as lines."""
+def _showing(job: Run) -> Iterator[Callable[[Record], None]]:
+    """Shows a record: steps in a progress bar, if stderr is a terminal; evaluations and samples on stdout."""
     steps = job.recipe.steps
 
-    def line(record) -> None:
+    def line(record: Record) -> None:
         if record["kind"] == "held_out":
             write(f"step {record['step']:,} of {steps:,}: held-out loss {record['loss']:.4f}\n")
         if record["kind"] == "sample":
-            write(f"--- a sample at step {record['step']:,}\n{record['text']}\n---\n")
+            write(f"--- a sample at step {record['step']:,}\n{record['text']}\n---\n", replace=True)
 
     if not sys.stderr.isatty():
         yield line
@@ -272,7 +291,7 @@ def _showing(job) -> Iterator:
     with Progress(*columns, console=console(stderr=True), redirect_stdout=sys.stdout.isatty()) as bar:
         task = bar.add_task("", total=steps, loss=float("nan"), speed=0)
 
-        def both(record) -> None:
+        def both(record: Record) -> None:
             if record["kind"] == "step":
                 speed = record["tokens_per_second"]
                 bar.update(task, completed=record["step"], loss=record["loss"], speed=speed)

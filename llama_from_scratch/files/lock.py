@@ -1,4 +1,4 @@
-"""One program at a time writes to a folder."""
+"""One program at a time writes to a place."""
 
 import os
 from collections.abc import Iterator
@@ -9,12 +9,15 @@ from filelock import FileLock, Timeout
 
 
 @contextmanager
-def alone(file: Path, refusal: Exception) -> Iterator[None]:
-    """Hold the lock that is called `file`: two programs that write to one folder would mix their files.
+def exclusive_lock(file: Path, refusal: Exception | None = None) -> Iterator[None]:
+    """Hold the lock file `file`, which is removed at the end. The system releases the lock of a program that dies.
 
-    The system lifts the lock when a program dies. Raises `refusal` if another program has it.
+    refusal: raised if another program holds the lock; None waits for it.
+
+    Raises:
+        OSError: if the file cannot be made.
     """
-    lock = FileLock(file, timeout=0)
+    lock = FileLock(file, timeout=-1 if refusal is None else 0)
     try:
         lock.acquire()
     except Timeout:
@@ -22,6 +25,6 @@ def alone(file: Path, refusal: Exception) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # Windows keeps what is open
-            os.unlink(lock.lock_file)  # while it is still ours
+        with suppress(OSError):  # Windows does not remove an open file
+            os.unlink(lock.lock_file)  # while we still hold it
         lock.release()

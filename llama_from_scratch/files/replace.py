@@ -1,4 +1,4 @@
-"""How a new model folder takes the place of an old one atomically."""
+"""Replacing a model folder by a new one atomically."""
 
 import ctypes
 import os
@@ -7,64 +7,54 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import CheckpointError, reason
+from .atomic import staging_folder, sync
+from .errors import CheckpointError, ExistsError, WriteError, being_written, reason
 from .layout import MODEL_FILE, TOKENIZER_FILE
-from .lock import alone
 
 
 @contextmanager
 def replacing(folder: Path, overwrite: bool, with_tokenizer: bool) -> Iterator[Path]:
-    """Gives an empty folder to write a new model into; when the block ends well, it becomes `folder`.
+    """An empty folder to write a new model to; after the block it becomes `folder`.
 
-    That is one step for the file system, so whoever is killed, at whatever moment, leaves the old model or the new one,
-    never a mixture. What else is in `folder` stays there; its tokenizer stays too, unless the new model brings its own.
-    If the block fails, nothing has changed.
+    That is one step for the file system: a program killed at any moment leaves the old model or the new one, never a
+    mixture. Other files in `folder` stay there; its tokenizer stays too, unless the new model brings its own. If the
+    block raises, nothing has changed.
 
     Raises:
-        CheckpointError: if `folder` is a file, a training run or the current folder, holds a model and `overwrite` is
-            False, is being written by another program, or cannot be written.
+        CheckpointError: if `folder` is a file, a training run or the current folder, is being written by another
+            program, or cannot be written (`WriteError`), or holds a model and `overwrite` is False (`ExistsError`).
     """
     name = folder
     try:
         folder = _place(name)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        refusal = CheckpointError(
-            f"another program is saving to {name} now; wait until it has finished, or choose another folder"
-        )
-        with alone(folder.with_name(f".{folder.name}.lock"), refusal):
-            # Siblings: on the same disk, so that renaming is one step.
-            staging, aside = folder.with_name(f".{folder.name}.saving"), folder.with_name(f".{folder.name}.old")
+        with staging_folder(folder, being_written(name)) as staging:
+            aside = folder.with_name(f".{folder.name}.old")
             if aside.exists() and not folder.exists():  # killed between the two renames of `_exchange`
                 aside.rename(folder)
             if folder.exists():
                 _check_old(folder, name, overwrite)
-            shutil.rmtree(staging, ignore_errors=True)  # of a save that was killed
-            staging.mkdir()
-            try:
-                yield staging
-                for file in staging.iterdir():
-                    file.chmod(staging.stat().st_mode & 0o666)  # as the umask says; safetensors: the owner only
-                    with file.open("rb") as written:
-                        os.fsync(written.fileno())  # also a power cut finds whole files under the new names
-                if folder.exists():
-                    for entry in folder.iterdir():  # as it is now: files may have come since the writing began
-                        tokenizer = with_tokenizer and TOKENIZER_FILE.fullmatch(entry.name)
-                        if not (MODEL_FILE.fullmatch(entry.name) or tokenizer or (staging / entry.name).exists()):
-                            _link(entry, staging / entry.name)
-                    shutil.copymode(folder, staging)
-                    _exchange(staging, folder, aside)
-                else:
-                    staging.rename(folder)
-            finally:
-                shutil.rmtree(staging, ignore_errors=True)  # by now the old model, or the new one, not finished
+            new = staging / folder.name
+            new.mkdir()
+            yield new
+            for file in new.iterdir():
+                file.chmod(new.stat().st_mode & 0o666)  # as the umask says; safetensors: the owner only
+                sync(file)
+            if folder.exists():
+                for entry in folder.iterdir():  # as it is now: files may have come since the writing began
+                    tokenizer = with_tokenizer and TOKENIZER_FILE.fullmatch(entry.name)
+                    if not (MODEL_FILE.fullmatch(entry.name) or tokenizer or (new / entry.name).exists()):
+                        _link(entry, new / entry.name)
+                shutil.copymode(folder, new)
+                _exchange(new, folder, aside)
+            else:
+                new.rename(folder)
     except OSError as error:
-        raise CheckpointError(
-            f"{name} cannot be written ({reason(error)}); make room, or choose another folder"
-        ) from None
+        raise WriteError(name, reason(error), "folder") from None
 
 
 def _place(name: Path) -> Path:
-    """Where the folder is that is to be replaced, if it is one that can be."""
+    """The real path of a folder that may be replaced."""
     try:
         folder = name.resolve()  # a link stays a link; what it points to is replaced
     except RuntimeError:
@@ -72,7 +62,7 @@ def _place(name: Path) -> Path:
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{name} is a file; give the name of a folder")
     if (folder / "run.json").is_file():
-        raise CheckpointError(f"{name} is the folder of a training run, and stays one; choose another folder")
+        raise CheckpointError(f"{name} is the folder of a training run; choose another folder")
     if Path.cwd().is_relative_to(folder):
         raise CheckpointError(
             f"{name} is the current folder or holds it, and a folder is replaced as a whole; "
@@ -86,12 +76,10 @@ def _place(name: Path) -> Path:
 
 
 def _check_old(folder: Path, name: Path, overwrite: bool) -> None:
-    """Whether what is in the folder may be replaced, and can be."""
+    """Raise CheckpointError if the content of the folder may not or cannot be replaced."""
     old = sorted(entry.name for entry in folder.iterdir() if MODEL_FILE.fullmatch(entry.name))
     if old and not overwrite:
-        raise CheckpointError(
-            f"{name} already holds a model ({old[0]}); pass overwrite=True to replace it, or choose another folder"
-        )
+        raise ExistsError(f"{name} already holds a model ({old[0]})", "choose another folder")
 
     def stop(error: OSError) -> None:
         raise error

@@ -1,6 +1,7 @@
 """The start of every kind of generation: check the request, then run the prompt through the model."""
 
 from collections.abc import Sequence
+from operator import index
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -26,7 +27,7 @@ def check_request(model: Llama, prompts: Sequence[Sequence[int]], max_new_tokens
             raise ValueError(f"the prompt is the text {prompt!r}; give its token ids, as Tokenizer.encode makes them")
         if len(prompt) == 0:
             raise ValueError("the prompt is empty; give at least one token to continue")
-        wrong = [token for token in prompt if not 0 <= token < vocab]
+        wrong = [token for token in map(_token_id, prompt) if not 0 <= token < vocab]
         if wrong:
             raise ValueError(
                 f"the prompt holds the token id {wrong[0]}; this model knows 0 to {vocab - 1}, so use its own tokenizer"
@@ -44,9 +45,20 @@ def check_request(model: Llama, prompts: Sequence[Sequence[int]], max_new_tokens
             )
 
 
+def _token_id(token: object) -> int:
+    """An int, also from NumPy's integers and from a tensor of one integer, such as those that a row of ids yields."""
+    try:
+        return index(token)
+    except TypeError:
+        shown = " ".join(repr(token).split())
+        raise ValueError(
+            f"the prompt holds {shown[:40]}, which is not a token id; give whole numbers in one dimension"
+        ) from None
+
+
 def as_tokens(model: Llama, rows: Sequence[Sequence[int]]) -> Int[Tensor, "batch seq"]:
     """Token ids on the model's device."""
-    return torch.tensor([list(row) for row in rows], device=model.embedding.weight.device)
+    return torch.tensor([list(map(_token_id, row)) for row in rows], device=model.embedding.weight.device)
 
 
 def seen_tokens(
@@ -57,7 +69,7 @@ def seen_tokens(
         return None
     seen = torch.zeros(len(prompts), model.config.vocab_size, dtype=torch.bool)
     for row, prompt in zip(seen, prompts, strict=True):
-        row[list(prompt)] = True
+        row[list(map(_token_id, prompt))] = True
     return seen.to(model.embedding.weight.device)
 
 

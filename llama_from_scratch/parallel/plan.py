@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from ..config import LlamaConfig
 from ..cost import matrices
+from ..files.errors import ArgumentError
 
 AXES = ("data", "tensor")  # of the mesh, outermost first: the ranks of one "tensor" group are neighbours
 
@@ -52,9 +53,13 @@ def check_tensor(config: LlamaConfig, tensor: int) -> None:
         if count % tensor:
             fitting = [n for n in range(2, tensor) if not any(count % n for count in counts.values())]
             advice = f"take {fitting[-1]}, or " if fitting else ""
-            raise ValueError(
-                f"--tensor-parallel {tensor} cannot share out {count} {what} evenly; {advice}change the model, or "
-                "leave it out: the processes then share the batch alone"
+            raise ArgumentError(
+                "{tensor_parallel} {tensor} cannot divide {count} {what} evenly; {advice}change the model, or "
+                "leave it out: the processes then share the batch alone",
+                tensor=tensor,
+                count=count,
+                what=what,
+                advice=advice,
             )
 
 
@@ -65,7 +70,10 @@ def check_batch(batch_size: int, data: int) -> None:
         ValueError: if not.
     """
     if batch_size % data:
-        raise ValueError(
-            f"--batch-size is {batch_size}, of all processes together; it must be a multiple of the {data} processes "
-            f"that share it, such as {-(-batch_size // data) * data}"
+        raise ArgumentError(
+            "{batch_size} is {value}, of all processes together; it must be a multiple of the {data} among which "
+            "it is divided, such as {next}",
+            value=batch_size,
+            data=data,
+            next=-(-batch_size // data) * data,
         )

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from ..files.errors import ArgumentError
 from .plan import AXES
 
 # How long a process waits for the others. The first may prepare texts for hours, and PyTorch's default of 10 or 30
@@ -46,7 +47,7 @@ def joined(device: str, go_on: str) -> Iterator[str]:
         dist.init_process_group(backend, store=group, rank=rank, world_size=world, timeout=PATIENCE)
         yield device
     except Exception as error:
-        if tells_of_a_lost_process(error):
+        if is_lost_process(error):
             error = ConnectionError(
                 f"another process of this job has ended, killed or short of memory perhaps; {go_on}"
             )
@@ -66,20 +67,24 @@ def _place(device: str) -> tuple[str, str]:
     if device == "cpu":
         return "gloo", device
     if device != "cuda":
-        raise ValueError(f"--device is {device}; processes that torchrun starts run on cpu, or each on its own cuda")
+        raise ArgumentError(
+            "{device} is {value}; processes that torchrun starts run on cpu, or each on its own cuda", value=device
+        )
     here, devices = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
     if here > devices:
-        raise ValueError(
-            f"torchrun started {here} processes on this machine and PyTorch sees {devices} CUDA devices here; "
-            "start no more than there are, or give --device cpu"
+        raise ArgumentError(
+            "torchrun started {here} processes on this machine and PyTorch sees {devices} CUDA devices here; "
+            "start no more than there are, or give {device} cpu",
+            here=here,
+            devices=devices,
         )
     device = f"cuda:{os.environ['LOCAL_RANK']}"
     torch.cuda.set_device(device)
     return "nccl", device
 
 
-def tells_of_a_lost_process(error: Exception) -> bool:
-    """Whether this error means that another process has ended; gloo has no error type for it."""
+def is_lost_process(error: Exception) -> bool:
+    """Whether a collective failed because another process has ended. gloo raises a plain RuntimeError then."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
@@ -117,24 +122,33 @@ def of_the_first(text: str) -> str:
     return texts[0]
 
 
-def mesh(tensor: int, device: str) -> DeviceMesh | None:
-    """The device mesh of all processes, with `tensor` of them along the axis "tensor"; None for a single process.
+def mesh(tensor_parallel: int, device: str) -> DeviceMesh | None:
+    """The grid of all processes, `tensor_parallel` of them along the axis "tensor"; None if there is only one process.
 
     Raises:
-        ValueError: if `tensor` is below 1 or does not divide their number.
+        ArgumentError: if `tensor_parallel` is below 1 or does not divide their number.
     """
-    if tensor < 1:
-        raise ValueError(f"--tensor-parallel is {tensor}; it must be a whole number of at least 1")
-    if count() % tensor:
+    if tensor_parallel < 1:
+        raise ArgumentError(
+            "{tensor_parallel} is {value}; it must be a whole number of at least 1", value=tensor_parallel
+        )
+    if count() % tensor_parallel:
         how = (
             "start as many with torchrun --nproc-per-node"
             if count() == 1
             else f"give one of {_divisors(count())}, or start another number of processes"
         )
-        raise ValueError(f"--tensor-parallel is {tensor}, and it must divide the processes, which are {count()}; {how}")
+        raise ArgumentError(
+            "{tensor_parallel} is {value}, and it must divide the number of processes, {count}; {how}",
+            value=tensor_parallel,
+            count=count(),
+            how=how,
+        )
     if not dist.is_initialized():
         return None
-    return init_device_mesh(torch.device(device).type, (count() // tensor, tensor), mesh_dim_names=AXES)
+    return init_device_mesh(
+        torch.device(device).type, (count() // tensor_parallel, tensor_parallel), mesh_dim_names=AXES
+    )
 
 
 def _divisors(n: int) -> str:

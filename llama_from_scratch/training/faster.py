@@ -1,4 +1,4 @@
-"""The same training in less time or less memory: two switches, neither of which changes what is computed."""
+"""Training in less time or less memory. Neither switch changes what is computed."""
 
 from types import MethodType
 
@@ -14,7 +14,7 @@ from .loss import NextTokenLoss
 def compile_training(objective: NextTokenLoss) -> None:
     """Compile the blocks and the loss of the logits, in place, when they first run.
 
-    The loss gains as well: uncompiled, it writes the logits of a part four times in fp32 on the way to their gradient.
+    Compiling helps the loss as well: uncompiled, it writes the logits of a part four times in fp32.
 
     Raises:
         OSError: if there is no compiler.
@@ -25,7 +25,7 @@ def compile_training(objective: NextTokenLoss) -> None:
 
 
 def recompute_blocks(model: Llama) -> None:
-    """Keep for the backward pass only what enters a block, and compute its inside a second time, in place.
+    """Activation checkpointing, in place: only the input of each block is kept; the backward pass recomputes the rest.
 
     A step then has four passes through the blocks instead of three (`cost.training_flops`, recompute "full").
     Source: Chen et al., 2016, arXiv 1604.06174.

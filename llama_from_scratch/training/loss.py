@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from ..model import Llama
 
-IGNORE = -100  # a target that does not count: padding, or a part of the text that is not to be learned
+IGNORE = -100  # a target that does not count: padding, or a token that is not to be learned
 NO_TARGET = f"no target counts, so there is no mean loss; give at least one that is not {IGNORE}"
 
 # Tokens, and the token that follows each. (With _ the sizes of two micro-batches may differ.)
@@ -21,7 +21,7 @@ MicroBatch = tuple[Int[Tensor, "_batch _seq"], Int[Tensor, "_batch _seq"]]
 def next_token_loss(logits: Float[Tensor, "*tokens vocab"], targets: Int[Tensor, "*tokens"]) -> Float[Tensor, ""]:
     """-log p(target), summed over all positions whose target is not `IGNORE`; in fp32 whatever type the logits have.
 
-    A sum and not a mean, because means of unequal many cannot be averaged: divide by the targets that count.
+    A sum, because means over different numbers of targets cannot be averaged: divide it by the targets that count.
     """
     return F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), ignore_index=IGNORE, reduction="sum")
 
@@ -29,9 +29,9 @@ def next_token_loss(logits: Float[Tensor, "*tokens vocab"], targets: Int[Tensor,
 class NextTokenLoss(nn.Module):
     """A model and its loss as one module: tokens and targets in, `next_token_loss` out.
 
-    In large vocabularies the logits are far larger than all that the model itself keeps: 128,256 for each of 4 · 4096
-    tokens are 8.4 GB in fp32, and their gradient as much again. So they are computed for a part of the tokens at a
-    time, and before the next part their gradient is handed on to what made them: about `max_logits` exist at once.
+    With a large vocabulary the logits take far more memory than all activations: 128,256 for each of 4 · 4096 tokens
+    are 8.4 GB in fp32, and their gradient as much again. So they are computed for a part of the tokens at a time, and
+    backpropagated before the next part: about `max_logits` are in memory at once.
     """
 
     def __init__(self, model: Llama, max_logits: int = 2**28) -> None:
@@ -56,11 +56,11 @@ class NextTokenLoss(nn.Module):
 
 
 class _SumOfLosses(torch.autograd.Function):
-    """The sum of loss(part, targets) over all parts of x, each of which is forgotten as soon as its gradient is known.
+    """The sum of loss(part, targets) over all parts of x, each of which is freed as soon as its gradient is computed.
 
     The gradients of x and of the weights are ready after the forward pass: `torch.utils.checkpoint` would need as
-    little memory, but compute all logits a second time. Those of the weights are added up in fp32. One backward pass
-    only: it scales the gradients where they lie, and they have no gradient of their own.
+    little memory, but compute all logits a second time. Those of the weights are accumulated in fp32. Only one backward
+    pass is possible: it scales the gradients in place, and they are not differentiable.
     """
 
     @staticmethod
@@ -88,14 +88,14 @@ class _SumOfLosses(torch.autograd.Function):
 def backward(
     objective: NextTokenLoss, micro_batches: Sequence[MicroBatch], precision: AbstractContextManager
 ) -> Float[Tensor, ""]:
-    """Add the gradient of the mean loss over all micro-batches together to `.grad`; gives that loss.
+    """Add the gradient of the mean loss over all micro-batches together to `.grad`; returns that loss.
 
     Each micro-batch's sum is divided by the count of all, so the gradient is that of one big batch even where they
-    hold unequally many targets. `precision` is a context for the forward pass, such as torch.autocast. Nothing here
-    waits for a GPU: whoever reads the loss does.
+    hold different numbers of targets. `precision` is a context for the forward pass, such as torch.autocast. There is
+    no host sync in here.
 
     Raises:
-        ValueError: if no target counts. On a GPU, where asking would mean to wait, the loss is NaN instead.
+        ValueError: if no target counts. On a GPU, where checking would be a host sync, the loss is NaN instead.
     """
     count = sum((targets != IGNORE).sum() for _, targets in micro_batches)
     if isinstance(count, int) or (count.device.type == "cpu" and not count):

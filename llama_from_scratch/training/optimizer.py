@@ -5,11 +5,11 @@ from torch import nn
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Matrices, which decay, and vectors, which do not.
+    """Two parameter groups: matrices with weight decay, vectors without. Frozen parameters are in neither.
 
-    Decay holds the weights of a matrix small where the data have no say. The embedding is a matrix like the others:
-    tied, it is the output projection as well. A norm's weight starts at 1 and is a scale itself, and a bias is an
-    offset: pulling them to 0 would only distort what they say.
+    Weight decay keeps the weights of a matrix small in directions that the data do not determine. The embedding is a
+    matrix like the others; if tied, it is the output projection as well. A norm's weight is a scale near 1 and a bias
+    an offset: decay towards 0 would distort both.
     """
     weights = [weight for weight in model.parameters() if weight.requires_grad]  # a tied one comes once
     return [

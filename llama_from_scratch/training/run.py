@@ -1,10 +1,10 @@
-"""A run folder: the recipe, the texts as tokens, the log and the saves. It needs nothing outside itself to go on.
+"""A run folder: the recipe, the texts as tokens, the log and the saves. Resuming needs nothing else.
 
-run.json     the recipe, and the versions that it began with
+run.json     the recipe, and the versions of the software that it began with
 tokenizer/   tokenizer.json
 data/        train.npy, held_out.npy, data.json
 log.jsonl    a line of JSON for each step, evaluation and sample
-saves/       step-00000500/ …, each a model that any program can load, and beside it what training needs to go on
+saves/       step-00000500/ ..., each a Hugging Face model folder, with optimizer state and RNG state in training/
 """
 
 import json
@@ -18,9 +18,8 @@ import safetensors
 import torch
 
 from ..checkpoint import load_config
-from ..files.atomic import remove_unfinished, written_whole
-from ..files.errors import CheckpointError, reason
-from ..files.lock import alone
+from ..files.atomic import atomic_write
+from ..files.errors import ArgumentError, CheckpointError, reason
 from ..files.run_folder import saves_in
 from ..files.strict_json import strict_json
 from ..tokenizer import Tokenizer, load_tokenizer, train_bpe
@@ -53,16 +52,16 @@ class Run:
 
 
 def begin(folder: Path, recipe: Recipe, progress: Progress | None = None) -> Run:
-    """Make a run folder: read the texts, learn the tokenizer or load it, encode. The folder appears once all is there.
+    """Make a run folder: read the texts, learn or load the tokenizer, encode. The folder appears when it is complete.
 
     Raises:
-        ValueError: if the folder is taken, by another process that begins a run there too, or for texts that cannot be
-            used.
+        ValueError: if the folder is not empty, another process begins a run there, or the texts cannot be used.
+        OSError: if it cannot be written.
     """
     if (folder / "run.json").exists():
-        raise ValueError(f"{folder} already holds a run; give --resume to go on with it, or another folder")
+        raise ValueError(f"{folder} already holds a run; resume it, or choose another folder")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} already exists and is no run; give the name of a new folder")
+        raise ValueError(f"{folder} already exists and is not a run; give the name of a new folder")
     train, held_out = read_texts(recipe.data, progress)
     if recipe.tokenizer is None:
         report = progress and (lambda n: progress("learning the vocabulary", n, recipe.vocab_size))
@@ -75,24 +74,22 @@ def begin(folder: Path, recipe: Recipe, progress: Progress | None = None) -> Run
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         refusal = ValueError(
-            f"another process is beginning a run in {folder} now; wait until it has, or give another --out"
+            f"another process is beginning a run in {folder} now; wait until it has, or choose another folder"
         )
-        with alone(folder.with_name(f".{folder.name}.lock"), refusal):
-            remove_unfinished(folder.parent, folder.name)  # of a process that was killed
-            with written_whole(folder) as unfinished:
-                unfinished.mkdir()
-                (unfinished / "tokenizer").mkdir()
-                tokenizer.save(unfinished / "tokenizer")
-                write_tokens(unfinished / "data", {"train": train, "held_out": held_out}, tokenizer, report)
-                tokens, rest = (read_tokens(unfinished / "data", part) for part in PARTS)
-                Batches(tokens, recipe.context, recipe.batch_size, recipe.seed)  # says so if there are too few
-                if len(rest) < 2:
-                    raise ValueError("the texts are too short to hold out a twentieth of them; give more text")
-                write_recipe(unfinished, recipe)
-                (unfinished / "saves").mkdir()
-                (unfinished / "log.jsonl").touch()
+        with atomic_write(folder, refusal) as unfinished:
+            unfinished.mkdir()
+            (unfinished / "tokenizer").mkdir()
+            tokenizer.save(unfinished / "tokenizer")
+            write_tokens(unfinished / "data", {"train": train, "held_out": held_out}, tokenizer, report, recipe.errors)
+            tokens, rest = (read_tokens(unfinished / "data", part) for part in PARTS)
+            Batches(tokens, recipe.context, recipe.batch_size, recipe.seed)  # raises if there are too few
+            if len(rest) < 2:
+                raise ValueError("the texts are too short to hold out a twentieth of them; give more text")
+            write_recipe(unfinished, recipe)
+            (unfinished / "saves").mkdir()
+            (unfinished / "log.jsonl").touch()
     except OSError as error:
-        raise OSError(f"{folder} cannot be written ({reason(error)}); make room, or give another --out") from None
+        raise OSError(f"{folder} cannot be written ({reason(error)}); make room, or choose another folder") from None
     return Run(folder, recipe)
 
 
@@ -104,11 +101,15 @@ def reopen(folder: Path) -> Run:
     """
     file = folder / "run.json"
     if not file.is_file():
-        raise ValueError(f"there is no run in {folder}; leave --resume out to begin one there")
+        raise ValueError(f"there is no run in {folder}; begin one there, or give the folder of a run")
     try:
         recipe = _recipe(strict_json(file))
         _check_save(folder, recipe)
         return Run(folder, recipe)
+    except ArgumentError as error:
+        raise ArgumentError(
+            "{file} is damaged (" + error.template + "); bring it back, or begin a new run", **error.values, file=file
+        ) from None
     except OSError as error:
         raise ValueError(f"{file} cannot be read ({reason(error)}); make it a file that you may read") from None
     except ValueError as error:
@@ -126,20 +127,20 @@ def _recipe(content: object) -> Recipe:
         raise ValueError(f"its recipe lacks the setting {min(missing)!r}")
     data = stored["data"]
     if not isinstance(data, list) or not all(isinstance(name, str) for name in data):
-        raise ValueError("its data are no list of names")
+        raise ValueError("its data are not a list of names")
     return Recipe(**stored | {"data": tuple(data)})
 
 
 def _check_save(folder: Path, recipe: Recipe) -> None:
-    """Before a model is made from the recipe: it may say anything, also what no memory can hold."""
-    with suppress(CheckpointError):  # `restore` tells what is wrong with a save
-        if (saves := saves_in(folder)) and load_config(saves[-1]) != recipe.config(recipe.vocab_size):
-            raise ValueError("its recipe is not that of the model that was saved")
+    """Compare the sizes, before a model is made of them: a damaged recipe may say any."""
+    with suppress(CheckpointError):  # `restore` says what is wrong with a save
+        if saves := saves_in(folder):
+            recipe.check_model(load_config(saves[-1]))
 
 
 def write_recipe(folder: Path, recipe: Recipe) -> None:
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     versions |= {"safetensors": safetensors.__version__, "machine": platform.machine()}
     content = {"recipe": asdict(recipe), "versions": versions}
-    with written_whole(folder / "run.json") as unfinished:
+    with atomic_write(folder / "run.json") as unfinished:
         unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,7 +1,8 @@
-"""What only training needs of a save: the optimizer's memory and the state of chance, each process writing its part.
+"""The part of a save that only training needs: optimizer state and RNG state. Each process writes its own part.
 
-The files are safetensors (torch.distributed.checkpoint writes them, and also knows a format that is pickled). Each says
-which part of which tensor it holds, so that any number of processes can read what another number wrote.
+The files are safetensors. (torch.distributed.checkpoint writes them; it also knows a format that is pickled, which is
+not used.) Each file says which part of which tensor it holds, so any number of processes can read what another number
+wrote.
 """
 
 import warnings
@@ -19,8 +20,10 @@ from ..model import Llama
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's names. It also counts its steps, which are those of the run.
 
 
-def write_memory(model: Llama, optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Write the part of each process into a new folder; all take part.
+def write_run_state(model: Llama, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    """Write the part of each process into a new folder; all processes call this.
+
+    Only parameters that the optimizer updates have a state; a frozen one has none.
 
     Raises:
         OSError, SafetensorError: if a file cannot be written.
@@ -28,18 +31,18 @@ def write_memory(model: Llama, optimizer: torch.optim.Optimizer, folder: Path) -
     from torch.distributed.checkpoint import save
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
-    tensors = {
-        f"{name}.{moment}": optimizer.state[weight][moment]
-        for name, weight in model.named_parameters()
-        for moment in MOMENTS
-    }
+    tensors: dict[str, Tensor] = {}
+    for name, weight in _updated(model, optimizer).items():
+        state = optimizer.state.get(weight, {})  # empty before its first gradient, which is the same as zeros
+        for moment in MOMENTS:
+            tensors[f"{name}.{moment}"] = state[moment] if moment in state else torch.zeros_like(weight)
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     with _plain_errors():
-        save(tensors | _chance(model), storage_writer=writer)
+        save(tensors | _rng_state(model), storage_writer=writer)
 
 
-def read_memory(model: Llama, optimizer: torch.optim.Optimizer, folder: Path, step: int) -> None:
-    """Give an optimizer and the generators of random numbers what was written after `step` updates; all take part.
+def read_run_state(model: Llama, optimizer: torch.optim.Optimizer, folder: Path, step: int) -> None:
+    """Load the optimizer state and RNG state that were written after `step` updates; all processes call this.
 
     Raises:
         OSError, SafetensorError, ValueError: if a file cannot be read, or does not hold what it should.
@@ -47,48 +50,57 @@ def read_memory(model: Llama, optimizer: torch.optim.Optimizer, folder: Path, st
     from torch.distributed.checkpoint import load
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    memory = {weight: {moment: torch.zeros_like(weight) for moment in MOMENTS} for weight in weights}
-    found, chance = _found(folder), _chance(model)
+    updated = _updated(model, optimizer)
+    moments = {weight: {moment: torch.zeros_like(weight) for moment in MOMENTS} for weight in updated.values()}
+    found, rng = _found(folder), _rng_state(model)
     if "rng.cuda" not in found:
-        chance.pop("rng.cuda", None)  # it was saved elsewhere and goes on on a GPU, whose chance begins with the seed
-    wanted = {f"{name}.{what}": memory[weight][what] for name, weight in model.named_parameters() for what in MOMENTS}
-    wanted |= chance
+        rng.pop("rng.cuda", None)  # saved on a CPU; on a GPU its generator begins with the seed
+    wanted = {f"{name}.{moment}": moments[weight][moment] for name, weight in updated.items() for moment in MOMENTS}
+    wanted |= rng
     _check(wanted, found, folder)
     with _plain_errors():
         load(wanted, storage_reader=HuggingFaceStorageReader(str(folder)))
-    counted = {i: {"step": torch.tensor(float(step)), **memory[weight]} for i, weight in enumerate(weights)}
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": counted})
-    torch.set_rng_state(chance["rng.cpu"])
-    if "rng.cuda" in chance:
-        torch.cuda.set_rng_state(chance["rng.cuda"], weights[0].device)
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    states = {i: {"step": torch.tensor(float(step)), **moments[weight]} for i, weight in enumerate(weights)}
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+    torch.set_rng_state(rng["rng.cpu"])
+    if "rng.cuda" in rng:
+        torch.cuda.set_rng_state(rng["rng.cuda"], next(model.parameters()).device)
 
 
-def _chance(model: Llama) -> dict[str, Tensor]:
+def _updated(model: Llama, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The parameters that the optimizer updates, by name."""
+    weights = {weight for group in optimizer.param_groups for weight in group["params"]}
+    return {name: weight for name, weight in model.named_parameters() if weight in weights}
+
+
+def _rng_state(model: Llama) -> dict[str, Tensor]:
     """The state of the random number generators, which is the same in all processes."""
-    chance = {"rng.cpu": torch.get_rng_state()}
-    if (device := next(model.parameters()).device).type == "cuda":  # others are not woken for it
-        chance["rng.cuda"] = torch.cuda.get_rng_state(device)
-    return chance
+    state = {"rng.cpu": torch.get_rng_state()}
+    if (device := next(model.parameters()).device).type == "cuda":  # else CUDA is not initialised for it
+        state["rng.cuda"] = torch.cuda.get_rng_state(device)
+    return state
 
 
 def _found(folder: Path) -> dict[str, Any]:
     """What the files say about the tensors in them, by name."""
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
+    if not any(folder.glob("*.safetensors")):
+        raise ValueError(f"its folder {folder.name}/ is missing or empty")
     try:
         return HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     except (OSError, SafetensorError):
         raise
-    except Exception:  # what a file says about its parts is JSON of any kind
+    except Exception:  # what a file says about its parts can be any JSON
         raise ValueError(f"a file in {folder.name}/ does not say which parts of tensors it holds") from None
 
 
 def _check(wanted: dict[str, Tensor], found: dict[str, Any], folder: Path) -> None:
-    """Whether the files hold these tensors and no others, and every part of them."""
+    """Raise ValueError unless the files hold these tensors and no others, and every part of them."""
     for name in sorted(wanted.keys() | found.keys()):
         tensor, stored = wanted.get(name), found.get(name)
-        if name == "rng.cuda" and tensor is None:  # it was saved on a GPU and goes on elsewhere
+        if name == "rng.cuda" and tensor is None:  # saved on a GPU, loaded elsewhere
             continue
         if tensor is None or stored is None or (tensor.shape, tensor.dtype) != (stored.size, stored.properties.dtype):
             raise ValueError(f"{folder.name}/: {name} is missing, unknown or of another shape")
@@ -98,11 +110,11 @@ def _check(wanted: dict[str, Tensor], found: dict[str, Any], folder: Path) -> No
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """The first of the errors that the processes met; what collects them is no `Exception` itself."""
+    """Raise the first of the errors that the processes met; the exception that collects them is not an `Exception`."""
     from torch.distributed.checkpoint.api import CheckpointException
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is .* single process")  # which is meant
+        warnings.filterwarnings("ignore", message="torch.distributed is .* single process")  # intended
         try:
             yield
         except CheckpointException as collected:

@@ -1,12 +1,13 @@
-"""What to learn from: text files, folders of them, and named corpora, parted into training and held-out text."""
+"""Text files, folders of text files and named corpora, split into training text and held-out text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..files.text import read_text, text_files
 from .corpora import CORPORA, Progress, corpus_texts
 
-HELD_OUT = 20  # of a text of yours, the last 1/20 is held out
+HELD_OUT = 20  # the last 1/20 of each file is held out
 
 
 @dataclass(frozen=True)
@@ -18,9 +19,9 @@ class Document:
 def read_texts(sources: Sequence[str], progress: Progress | None = None) -> tuple[list[Document], list[Document]]:
     """Training documents and held-out documents.
 
-    sources: names of `CORPORA`, whose held-out works are fixed; paths of UTF-8 text files; folders, of which all *.txt
-        files count. Of each file the end is held out: its last twentieth, from the start of the line where that begins
-        (of a line longer than another twentieth, from within).
+    sources: names of `CORPORA`, whose held-out works are fixed; paths of UTF-8 text files; folders, of which all .txt
+        files are read. The end of each file is held out: its last twentieth, from the start of the line in which that
+        begins (from the middle of a line that is longer than another twentieth).
 
     Raises:
         ValueError: for a source that does not exist, is not UTF-8 text, holds no text, or is given twice.
@@ -53,8 +54,7 @@ def read_texts(sources: Sequence[str], progress: Progress | None = None) -> tupl
 def _files(source: str) -> list[Path]:
     path = Path(source).expanduser()
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*.txt") if not file.is_dir())
-        if not files:
+        if not (files := text_files(path)):
             raise ValueError(f"{source} holds no file that ends in .txt; give a folder with text files, or a text file")
         return files
     if not path.is_file():
@@ -66,10 +66,7 @@ def _files(source: str) -> list[Path]:
 
 
 def _read(file: Path) -> str:
-    try:
-        text = file.read_text(encoding="utf-8").removeprefix("\ufeff")  # the mark that some editors begin with
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not text in UTF-8 (byte {error.start}); convert it first") from None
+    text = read_text(file)
     if not text.strip():
         raise ValueError(f"{file} holds no text; give a file that does, or take it away")
     return text

@@ -1,4 +1,4 @@
-"""The log as other programs draw it. Each gives a function that takes a record."""
+"""The log in other programs. Each context manager returns a function that takes a record."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,17 +12,17 @@ Track = Callable[[Record], None]
 
 @contextmanager
 def tensorboard(run: Run) -> Iterator[Track]:
-    """Event files in the run's folder tensorboard/. Steps that were never saved are struck out when a run goes on."""
+    """Event files in the run's folder tensorboard/. Steps that were not saved are purged when a run is resumed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise ImportError("--tensorboard needs the package tensorboard; run: pip install tensorboard") from None
+        raise ImportError("TensorBoard's files need the package tensorboard; run: pip install tensorboard") from None
     writer = None
 
     def track(record: Record) -> None:
         nonlocal writer
         step, kind = record["step"], record["kind"]
-        if writer is None:  # not earlier: a process that is refused the run would strike out what another one writes
+        if writer is None:  # not earlier: a process that is refused the run would purge what another one writes
             writer = SummaryWriter(run.folder / "tensorboard", purge_step=step)
         if kind == "sample":
             writer.add_text("sample", record["text"], step)
@@ -38,15 +38,15 @@ def tensorboard(run: Run) -> Iterator[Track]:
 
 @contextmanager
 def weights_and_biases(run: Run, project: str) -> Iterator[Track]:
-    """A run of Weights & Biases with the name of the folder; it goes on in the same one.
+    """A run of Weights & Biases with the name of the folder; a resumed run continues the same one.
 
-    It drops records of a step below the last that it has seen. A run that was killed repeats the steps since its last
-    save, so of those the curves show what the killed process did.
+    It drops records of a step below its last. A run that was killed repeats the steps since its last save, so for
+    those the curves show the values of the killed process.
     """
     try:
         import wandb
     except ImportError:
-        raise ImportError("--wandb needs the package wandb; run: pip install wandb") from None
+        raise ImportError("Weights & Biases needs the package wandb; run: pip install wandb") from None
     name, tracker = run.folder.resolve().name, None
     with ExitStack() as stack:
 

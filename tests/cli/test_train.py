@@ -223,7 +223,7 @@ def test_a_second_run_in_the_same_folder(text, out, capsys):
 
 def test_two_processes_cannot_begin_the_same_run(text, out, capsys):
     """The second must not clear away what the first is writing as if that had been killed."""
-    writing = Path(out).parent / ".unfinished-x" / Path(out).name
+    writing = Path(out).parent / f".{Path(out).name}.saving" / Path(out).name
     writing.mkdir(parents=True)
     command = ["train", text, "--out", out, "--steps", "1", *SIZE]
     with FileLock(Path(out).parent / f".{Path(out).name}.lock"):

@@ -253,9 +253,9 @@ def test_the_folder_of_a_run_is_not_made_a_model(source, run):
     target.mkdir()
     (target / "run.json").write_text("{}")
     code, _, error = run("convert", "source", "run", cwd=source.parent)
-    assert code == 2 and "run is the folder of a training run, and stays one; choose another folder" in error
+    assert code == 2 and "run is the folder of a training run; choose another folder" in error
     for overwrite in (False, True):
-        with pytest.raises(CheckpointError, match="run is the folder of a training run, and stays one"):
+        with pytest.raises(CheckpointError, match="run is the folder of a training run"):
             save_model(load_model(source), target, overwrite=overwrite)
     assert [entry.name for entry in target.iterdir()] == ["run.json"]
     assert os.listdir(target) == ["run.json"]

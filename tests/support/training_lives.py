@@ -57,12 +57,11 @@ def live(folder: Path, mutation: str = "", die_after: int | None = None) -> None
 
 def _mutate(mutation: str, run, state) -> None:
     """Plant one of the bugs that resumed training is known for."""
-    from llama_from_scratch.training import loop, saves
-    from llama_from_scratch.training import run_state as memory
+    from llama_from_scratch.training import loop, run_state, saves
 
     original = loop.restore
     if mutation == "generator":
-        memory.torch.set_rng_state = lambda _: None
+        run_state.torch.set_rng_state = lambda _: None
     elif mutation == "optimizer":
         state.optimizer.load_state_dict = lambda _: None
     elif mutation == "weights":
@@ -125,7 +124,7 @@ def kill_twenty_times(folder: Path, seconds_a_step: float) -> dict[str, object]:
     for death in range(20):
         saved, logged, pid = steps_saved(folder), (folder / "log.jsonl").stat().st_size, fork(folder)
         if death % 2:
-            while steps_saved(folder) == saved or not any(folder.glob("saves/.unfinished-*")):
+            while steps_saved(folder) == saved or not any(folder.glob("saves/.step-*.saving")):
                 time.sleep(0.0005)
             time.sleep(chance.uniform(0, seconds_a_step / 10))
         else:
@@ -134,7 +133,7 @@ def kill_twenty_times(folder: Path, seconds_a_step: float) -> dict[str, object]:
             time.sleep(chance.uniform(0, 4 * seconds_a_step))
         os.kill(pid, signal.SIGKILL)
         assert wait(pid) == "killed", "it was finished before it could be killed"
-        during_save += any(folder.glob("saves/.unfinished-*"))
+        during_save += any(folder.glob("saves/.step-*.saving"))
         reached.append(max(steps_saved(folder), default=""))
     assert wait(fork(folder)) == "done"
     return {**ending(folder), "during a save": during_save, "reached": reached}

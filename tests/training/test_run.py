@@ -18,9 +18,9 @@ from llama_from_scratch.files.errors import CheckpointError
 from llama_from_scratch.files.resolve import resolve
 from llama_from_scratch.parallel import ranks
 from llama_from_scratch.tokenizer import load_tokenizer
-from llama_from_scratch.training import Recipe, Routine, begin, fresh_state, loop, reopen, resume, saves, train
+from llama_from_scratch.training import Recipe, Routine, begin, fresh_state, reopen, resume, run_state, saves, train
+from llama_from_scratch.training import routine as routine_module
 from llama_from_scratch.training import run as run_module
-from llama_from_scratch.training import run_state as memory
 from llama_from_scratch.training.log import read_log
 from llama_from_scratch.training.trackers import tensorboard
 
@@ -105,12 +105,12 @@ def test_a_finished_run_that_is_resumed_changes_nothing(begun):
     [
         (
             {"learning_rate": 0.01},
-            "--learning-rate is 0.01, and the run in {run} began with 0.002; leave it out to go on",
+            "learning_rate is 0.01, and the run in {run} began with 0.002; leave it out to go on",
         ),
-        ({"steps": 20}, "--steps is 20, and the run in {run} began with 12"),
-        ({"dim": 32}, "--dim is 32, and the run in {run} began with 16"),
+        ({"steps": 20}, "steps is 20, and the run in {run} began with 12"),
+        ({"dim": 32}, "dim is 32, and the run in {run} began with 16"),
         ({"data": ("other.txt",)}, "the text is other.txt, and the run in {run} began with"),
-        ({"seed": 5}, "--seed is 5, and the run in {run} began with 0"),
+        ({"seed": 5}, "seed is 5, and the run in {run} began with 0"),
     ],
 )
 def test_another_recipe_is_refused_by_name(given, message, begun):
@@ -146,7 +146,7 @@ def test_a_wsd_run_that_is_prolonged_is_the_run_that_was_planned_so(begun):
 def test_once_the_learning_rate_falls_the_end_is_fixed(given, begun):
     run = begun(stop_at=8, steps=10, schedule="wsd", decay=4)
     with pytest.raises(
-        ValueError, match=r"cannot be changed from .* is at step 8, and the learning rate falls from step"
+        ValueError, match=r"cannot be changed from .* is at step 8, and the learning rate decays from step"
     ):
         resume(reopen(run.folder), given)
 
@@ -181,7 +181,7 @@ def test_chance_on_a_gpu_goes_on_where_it_was(begun):
 
 def test_a_save_without_the_chance_of_a_gpu_goes_on_there(begun, monkeypatch):
     """What was saved on a CPU: the generator of the GPU keeps the state that the seed gave it."""
-    run, chance = begun(stop_at=6), memory._chance
+    run, chance = begun(stop_at=6), run_state._rng_state
 
     def on_a_gpu(model):
         return {**chance(model), "rng.cuda": torch.zeros(16, dtype=torch.uint8)}
@@ -189,7 +189,7 @@ def test_a_save_without_the_chance_of_a_gpu_goes_on_there(begun, monkeypatch):
     def restored(*_):
         raise AssertionError("the state of the GPU's generator was not saved")
 
-    monkeypatch.setattr(memory, "_chance", on_a_gpu)
+    monkeypatch.setattr(run_state, "_rng_state", on_a_gpu)
     monkeypatch.setattr(torch.cuda, "set_rng_state", restored)
     state = fresh_state(run.recipe)
     saves.restore(run, state)
@@ -203,11 +203,11 @@ def test_a_folder_that_is_taken(begun, text, tmp_path):
     run = begun(stop_at=1)
     before = content(tmp_path)
     recipe = Recipe(data=(str(text),), steps=4, **SMALL)
-    with pytest.raises(ValueError, match=r"run already holds a run; give --resume to go on with it, or another folder"):
+    with pytest.raises(ValueError, match=r"run already holds a run; resume it, or choose another folder"):
         begin(run.folder, recipe)
-    with pytest.raises(ValueError, match=r"already exists and is no run; give the name of a new folder"):
+    with pytest.raises(ValueError, match=r"already exists and is not a run; give the name of a new folder"):
         begin(run.saves, recipe)
-    with pytest.raises(ValueError, match=r"there is no run in .*; leave --resume out to begin one there"):
+    with pytest.raises(ValueError, match=r"there is no run in .*; begin one there"):
         reopen(tmp_path / "nothing")
     assert content(tmp_path) == before
 
@@ -265,12 +265,12 @@ def test_a_damaged_save_is_named_and_the_one_before_it_still_works(file, harm, b
         (
             OSError(errno.EIO, "Input/output error"),
             OSError,
-            r"step-00000006 cannot be read \(Input/output error\); see",
+            r"step-00000006 cannot be read \(Input/output error\); check",
         ),
         (
             PermissionError(errno.EACCES, "Permission denied"),
             OSError,
-            r"cannot be read \(Permission denied\); see that",
+            r"cannot be read \(Permission denied\); check that",
         ),
         (
             FileNotFoundError(errno.ENOENT, "No such file"),
@@ -287,7 +287,7 @@ def test_only_a_damaged_save_is_called_so(error, kind, message, begun, monkeypat
         raise error
 
     run = begun(stop_at=6)
-    monkeypatch.setattr(saves, "read_memory", fail)
+    monkeypatch.setattr(saves, "read_run_state", fail)
     with pytest.raises(kind, match=message) as found:
         go_on(run)
     assert ("remove that folder" in str(found.value)) == (kind is ValueError)
@@ -311,7 +311,7 @@ def test_a_full_disk_ends_it_with_the_old_save_whole(where, begun, monkeypatch):
     def full(*_arguments, **_options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    name = {"weights": "save_model", "optimizer": "write_memory"}.get(where)
+    name = {"weights": "save_model", "optimizer": "write_run_state"}.get(where)
     if name:
         monkeypatch.setattr(saves, name, full)
     elif where == "json":
@@ -319,7 +319,7 @@ def test_a_full_disk_ends_it_with_the_old_save_whole(where, begun, monkeypatch):
     else:
         monkeypatch.setattr(f"llama_from_scratch.files.atomic.{'sync' if where == 'sync' else 'os.replace'}", full)
     with pytest.raises(
-        OSError, match=r"step 8 cannot be saved .*No space left.*the save of step 4 is whole; make room, then"
+        OSError, match=r"step 8 cannot be saved .*No space left.*the save of step 4 is complete; make room, then"
     ):
         go_on(reopen(run.folder))
     monkeypatch.undo()
@@ -328,14 +328,14 @@ def test_a_full_disk_ends_it_with_the_old_save_whole(where, begun, monkeypatch):
 
 
 def test_what_a_killed_process_left_is_cleared_away(begun, tmp_path):
-    (tmp_path / ".unfinished-run" / "run" / "data").mkdir(parents=True)  # of `begin`
-    (tmp_path / ".unfinished-other" / "other").mkdir(parents=True)  # of another run, which may be alive
+    (tmp_path / ".run.saving" / "run" / "data").mkdir(parents=True)  # of `begin`
+    (tmp_path / ".other.saving" / "other").mkdir(parents=True)  # of another run, which may be alive
     run = begun(stop_at=4)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".unfinished-other", "run"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".other.saving", "run"]
     names = {p.name for p in run.folder.iterdir()}
     for folder, file in ((run.saves, "model.safetensors"), (run.folder, "run.json")):
-        (folder / ".unfinished-abc").mkdir()
-        (folder / ".unfinished-abc" / file).write_bytes(b"half")
+        (folder / ".abc.saving").mkdir()
+        (folder / ".abc.saving" / file).write_bytes(b"half")
     go_on(run)
     assert {p.name for p in run.folder.iterdir()} == names
     assert sorted(p.name for p in run.saves.iterdir()) == ["step-00000008", "step-00000012"]
@@ -368,9 +368,7 @@ def test_texts_too_short_for_a_batch_say_so(text, tmp_path):
     ("name", "value"), [("save_every", 0), ("keep", 0), ("evaluate_every", -1), ("sample_tokens", 0)]
 )
 def test_routines_that_cannot_be(name, value):
-    with pytest.raises(
-        ValueError, match=rf"^--{name.replace('_', '-')} is {value}; it must be a whole number of at least 1"
-    ):
+    with pytest.raises(ValueError, match=rf"^{name} is {value}; it must be a whole number of at least 1"):
         Routine(**{name: value})
 
 
@@ -428,7 +426,7 @@ def test_a_sample_goes_on_behind_its_prompt_with_a_space(text, tmp_path, monkeyp
     """SentencePiece drops the space of the first word of a text, and a sample does not begin with its first token."""
     tok = vocabularies.read(vocabularies.mistral())
     new = tok.encode("one two three")[-2:]
-    monkeypatch.setattr(loop, "generate", lambda *_: iter(new))
+    monkeypatch.setattr(routine_module, "generate", lambda *_: iter(new))
     monkeypatch.setattr(run_module, "load_tokenizer", lambda _: tok)
     run = begin(tmp_path / "run", Recipe(data=(str(text),), steps=1, **{**SMALL, "warmup": 0, "tokenizer": "mistral"}))
     *_, record = train(run, fresh_state(run.recipe), tok, Routine(prompt="one"))

@@ -185,7 +185,7 @@ def test_a_loss_that_is_no_number_ends_it_and_leaves_the_weights(broken):
     optimizer = adamw(model, 1e-3)
     model.norm.register_forward_hook(lambda _module, _inputs, output: output * broken)
     before = [weight.detach().clone() for weight in model.parameters()]
-    with pytest.raises(ValueError, match=r"^in step 4 the loss is nan .* smaller --learning-rate than 0\.002"):
+    with pytest.raises(ValueError, match=r"^in step 4 the loss is nan .* smaller learning_rate than 0\.002"):
         take_step(NextTokenLoss(model), optimizer, [batch(2, 16)], recipe, 3)
     assert all(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
 
@@ -373,7 +373,7 @@ def test_no_text_counts_twice(tmp_path):
             "there is no text '{p}'; give a text file, a folder of .txt files, or a named corpus: shakespeare",
         ),
         (lambda p: p.mkdir(), "{p} holds no file that ends in .txt"),
-        (lambda p: p.write_bytes(b"abc\xff"), "{p} is not text in UTF-8 (byte 3); convert it first"),
+        (lambda p: p.write_bytes(b"abc\xff"), "{p} is not text in UTF-8 (byte 3 is 0xFF); convert it"),
         (lambda p: p.write_text(" \n"), "{p} holds no text; give a file that does, or take it away"),
     ],
 )
@@ -427,7 +427,7 @@ def test_a_log_on_a_full_disk_is_named(tmp_path):
     log, old = Log(tmp_path / "log.jsonl", 0), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, old[1]))
     try:
-        with pytest.raises(OSError, match=r"log.jsonl cannot be written \(File too large\); make room, then give"):
+        with pytest.raises(OSError, match=r"log.jsonl cannot be written \(File too large\); make room, then resume"):
             log.write({"kind": "step", "step": 1})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
@@ -441,9 +441,7 @@ def test_a_log_whose_disk_is_found_full_only_when_it_is_synced(tmp_path, monkeyp
     log = Log(tmp_path / "log.jsonl", 0)
     log.write({"kind": "step", "step": 1})
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(
-        OSError, match=r"log.jsonl cannot be written \(No space left on device\); make room, then give --r"
-    ):
+    with pytest.raises(OSError, match=r"log.jsonl cannot be written \(No space left on device\); make room, then r"):
         log.sync()
     log.close()
 
@@ -474,23 +472,23 @@ def test_the_log_forgets_what_was_never_saved(tmp_path):
     ("changes", "message"),
     [
         ({"data": ()}, "there is no text to train on"),
-        ({"steps": 0}, "--steps is 0; it must be a whole number of at least 1"),
-        ({"steps": 1.5}, "--steps is 1.5; it must be a whole number"),
-        ({"batch_size": -1}, "--batch-size is -1; it must be a whole number of at least 1"),
-        ({"seed": -1}, "--seed is -1; it must be a whole number of at least 0"),
-        ({"learning_rate": 0.0}, "--learning-rate is 0.0; it must be above 0"),
-        ({"learning_rate": float("nan")}, "--learning-rate is nan; it must be a finite number"),
-        ({"learning_rate": float("inf")}, "--learning-rate is inf; it must be a finite number"),
-        ({"clip": 0.0}, "--clip is 0.0; it must be above 0"),
-        ({"clip": True}, "--clip is True; it must be a finite number"),
-        ({"clip": 10**400}, "--clip is 1"),
-        ({"weight_decay": -0.1}, "--weight-decay is -0.1; it must be a finite number of at least 0"),
-        ({"final_learning_rate": 2.0}, "--final-learning-rate is 2.0; it must be from 0 to 1"),
-        ({"schedule": "linear"}, "--schedule is 'linear'; it must be one of cosine, wsd"),
-        ({"precision": "float16"}, "--precision is 'float16'; it must be one of float32, bfloat16"),
-        ({"decay": 10}, "--decay is 10; it must be 0 where the schedule is cosine"),
-        ({"warmup": 60, "decay": 60, "schedule": "wsd"}, "--warmup 60 and --decay 60 take more than --steps 100"),
-        ({"dim": 250}, "--dim is 250; it must be a multiple of --heads 8"),
+        ({"steps": 0}, "steps is 0; it must be a whole number of at least 1"),
+        ({"steps": 1.5}, "steps is 1.5; it must be a whole number"),
+        ({"batch_size": -1}, "batch_size is -1; it must be a whole number of at least 1"),
+        ({"seed": -1}, "seed is -1; it must be a whole number of at least 0"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be above 0"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan; it must be a finite number"),
+        ({"learning_rate": float("inf")}, "learning_rate is inf; it must be a finite number"),
+        ({"clip": 0.0}, "clip is 0.0; it must be above 0"),
+        ({"clip": True}, "clip is True; it must be a finite number"),
+        ({"clip": 10**400}, "clip is 1"),
+        ({"weight_decay": -0.1}, "weight_decay is -0.1; it must be a finite number of at least 0"),
+        ({"final_learning_rate": 2.0}, "final_learning_rate is 2.0; it must be from 0 to 1"),
+        ({"schedule": "linear"}, "schedule is 'linear'; it must be one of cosine, wsd"),
+        ({"precision": "float16"}, "precision is 'float16'; it must be one of float32, bfloat16"),
+        ({"decay": 10}, "decay is 10; it must be 0 where the schedule is cosine"),
+        ({"warmup": 60, "decay": 60, "schedule": "wsd"}, "warmup 60 and decay 60 take more than steps 100"),
+        ({"dim": 250}, "dim is 250; it must be a multiple of heads 8"),
         ({"kv_heads": 3}, "n_heads is 8 and n_kv_heads is 3"),
         ({"dim": 8}, "head_dim is 1; it must be even"),
     ],

@@ -1,7 +1,6 @@
 """Writing a GGUF file that llama.cpp, transformers and this package read."""
 
 import os
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...files.errors import CheckpointError, reason
+from ...files.atomic import staging_folder
+from ...files.errors import CheckpointError, ExistsError, WriteError, being_written, reason
 from ...files.gguf import gguf
 from ...rope import halves_to_adjacent
 from ..names import TO_GGUF, rotated_heads, translate
@@ -57,7 +57,7 @@ def save_gguf(
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; give the name of a file, such as {path / 'model.gguf'}")
     if path.exists() and not overwrite:
-        raise CheckpointError(f"{path} already exists; pass overwrite=True to replace it, or choose another name")
+        raise ExistsError(f"{path} already exists", "choose another name")
     if not path.parent.is_dir():
         raise CheckpointError(f"{path.parent} is not a folder; create it, or choose another place for {path.name}")
     names = {tensor.name: translate(tensor.name, TO_GGUF) for tensor in checkpoint.tensors}
@@ -68,17 +68,15 @@ def save_gguf(
     fields |= _tokenizer_fields(path, tokenizer, checkpoint.config.vocab_size)
     place = Path(os.path.realpath(path))  # a link stays a link; what it points to is replaced
     try:
-        with tempfile.TemporaryDirectory(prefix=".saving-", dir=place.parent) as staging:
-            writer = gguf.GGUFWriter(Path(staging, path.name), "llama")
+        with staging_folder(place, being_written(path)) as staging:
+            writer = gguf.GGUFWriter(staging / path.name, "llama")
             try:
                 _write(writer, checkpoint, fields, names, kinds, progress or (lambda done: None))
             finally:
                 writer.close()
-            os.replace(Path(staging, path.name), place)
+            os.replace(staging / path.name, place)
     except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be written ({reason(error)}); make room, or choose another place"
-        ) from None
+        raise WriteError(path, reason(error)) from None
 
 
 def _kind(tensor: StoredTensor, stored_type: str) -> str:

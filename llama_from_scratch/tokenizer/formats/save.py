@@ -2,10 +2,10 @@
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...files.atomic import staging_folder
 from ..byte_table import spell
 
 if TYPE_CHECKING:
@@ -29,11 +29,11 @@ def save_hugging_face_tokenizer(tokenizer: "Tokenizer", folder: Path) -> None:
     if tokenizer.chat_template is not None:
         files[TEMPLATE] = tokenizer.chat_template
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as staging:
+    with staging_folder(folder / TOKENIZER) as staging:
         for name, content in files.items():
-            Path(staging, name).write_text(content, encoding="utf-8", newline="")
+            (staging / name).write_text(content, encoding="utf-8", newline="")
         for name in files:
-            os.replace(Path(staging, name), folder / name)
+            os.replace(staging / name, folder / name)
     if TEMPLATE not in files:
         (folder / TEMPLATE).unlink(missing_ok=True)  # another tokenizer's: it would be taken for this one's
 
