@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from .bpe import Merges, merge
 from .byte_table import to_utf8
@@ -16,6 +16,18 @@ from .stream import TextStream
 
 # The names under which released models end a document, a turn, or a message: generation stops at any of them.
 STOP_NAMES = ("<|endoftext|>", "<|im_end|>", "<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")
+
+
+Errors = Literal["strict", "replace", "ignore"]
+ERRORS: tuple[Errors, ...] = get_args(Errors)
+
+
+class SpellingError(ValueError):
+    """A text holds a character that the vocabulary cannot spell. The message is `problem`, then what to do."""
+
+    def __init__(self, problem: str, advice: str = "take the character out") -> None:
+        super().__init__(f"{problem}; {advice}")
+        self.problem = problem
 
 
 class Tokenizer:
@@ -72,19 +84,42 @@ class Tokenizer:
         """Each token as text, by id; U+FFFD stands for the bytes of an unfinished character."""
         return [piece.decode("utf-8", errors="replace") for piece in self.pieces]
 
-    def encode(self, text: str, allow_special: bool = False) -> list[int]:
+    def encode(self, text: str, allow_special: bool = False, errors: Errors = "strict") -> list[int]:
         """The token ids of `text`, after the bos token if the model was trained to see one.
 
         allow_special: read "<|im_end|>" and its like as the special token, not as ten characters. Only for text
             that you wrote yourself: whoever writes special tokens can speak in any role.
 
+        errors: for characters that the vocabulary cannot spell (see `unspellable`): "strict" raises, "replace" encodes
+            U+FFFD instead, or "?" if the vocabulary cannot spell that either, and "ignore" leaves them out.
+
         Raises:
-            ValueError: if a byte of the text is in no token. (SmolLM2 has 235 of the 256: no U+0004, for one.)
+            SpellingError: if errors is "strict" and a byte of the text is in no token. (SmolLM2 has 235 of the 256: no
+                U+0004, for one.)
+            ValueError: if errors is something else.
         """
-        ids = self._encode_special(text) if allow_special else self._encode_ordinary(text)
+        if errors not in ERRORS:
+            raise ValueError(f"errors is {errors!r}; it must be one of {', '.join(ERRORS)}")
+        if errors != "strict":
+            substitute = next((c for c in "\ufffd?" if self._can_spell(c)), "") if errors == "replace" else ""
+            text = text.translate({ord(char): substitute for char in self.unspellable(text)})
+        try:
+            ids = self._encode_special(text) if allow_special else self._encode_ordinary(text)
+        except SpellingError as error:
+            advice = 'take the character out, or pass errors="replace" or errors="ignore"'
+            raise SpellingError(error.problem, advice) from None
         if self.add_bos and ids[:1] != [self.bos_id]:
             ids.insert(0, self.bos_id)
         return ids
+
+    def unspellable(self, text: str) -> list[str]:
+        """The characters of a text that `encode` cannot spell, in order: those with a byte that is in no token, and
+        surrogates, which are not Unicode characters."""
+        able = {char: self._can_spell(char) for char in set(text)}
+        return [char for char in text if not able[char]]
+
+    def _can_spell(self, char: str) -> bool:
+        return not "\ud800" <= char <= "\udfff" and all(bytes([byte]) in self._ids for byte in char.encode())
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, special tokens by their names; U+FFFD where the bytes are no UTF-8.
@@ -185,8 +220,8 @@ class Tokenizer:
             single = [self._ids[raw[i : i + 1]] for i in range(len(raw))]
         except KeyError as error:
             char = next(c for c in piece if error.args[0] in c.encode())
-            raise ValueError(
+            raise SpellingError(
                 f"this model's vocabulary cannot spell {char!r} (U+{ord(char):04X}): "
-                f"no token has the byte 0x{error.args[0][0]:02X}; take the character out"
+                f"no token has the byte 0x{error.args[0][0]:02X}"
             ) from None
         return merge(single, self.merges)

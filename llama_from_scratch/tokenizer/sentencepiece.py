@@ -122,6 +122,9 @@ class SentencePieceTokenizer(Tokenizer):
             start = match.end()
         return ids + super()._encode_ordinary(text[start:])
 
+    def _can_spell(self, char: str) -> bool:
+        return not "\ud800" <= char <= "\udfff"  # all else has a piece, or is spelled in bytes
+
     def _encode_piece(self, piece: str) -> list[int]:
         ids: list[int] = []
         for symbol in merge([self._ids_of_text.get(char, ~ord(char)) for char in piece], self.merges):
