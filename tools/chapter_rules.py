@@ -179,7 +179,9 @@ def _predict(nb) -> Iterator[Complaint]:
         if cell.cell_type != "markdown":
             continue
         if re.search(
-            r"(?<!\*)\*Predict[:.]|^Predict[:,]|\*\*Predict[^.*]|\*\*Before you read on, guess", cell.source, re.MULTILINE
+            r"(?<!\*)\*Predict[:.]|^Predict[:,]|\*\*Predict[^.*]|\*\*Before you read on, guess",
+            cell.source,
+            re.MULTILINE,
         ):
             yield "predict", f"{cell.source[:50]!r}: a guess is asked for by a paragraph that begins **Predict.**"
         place = cell.source.find("**Predict.**")
