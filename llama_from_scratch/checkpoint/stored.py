@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..config import LlamaConfig
-from ..files.errors import CheckpointError
+from ..files.errors import CheckpointError, shortened
 from ..model import Llama
 from .names import TO_GGUF, TO_HUGGING_FACE, TO_META, translate
 
@@ -179,5 +179,5 @@ class _SkipInit(TorchFunctionMode):
 
 def _some(names: set[str]) -> str:
     names = sorted(names)
-    listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    listed = ", ".join(map(shortened, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return f"{listed} {'is' if len(names) == 1 else 'are'}"

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .errors import CheckpointError, reason
+from .errors import CheckpointError, reason, shortened
 from .mistaken import GGUF, check_kind
 
 try:
@@ -102,7 +102,7 @@ class GGUFFile:
             infos = [self._tensor_info() for _ in range(n_tensors)]
             self.tensors = self._tensors(infos, alignment)
         except ValueError as error:
-            why = "a name in it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error
+            why = "a name in it is not UTF-8" if isinstance(error, UnicodeDecodeError) else shortened(str(error))
             raise CheckpointError(f"{path} is not a whole GGUF file ({why}); download it again") from None
 
     def value(self, key: str, default: Any = None) -> Any:

@@ -165,6 +165,15 @@ def test_gguf_by_hand_reads_as_the_package_gguf_does(tmp_path, name):
     assert ours.value("no such key", 5) == 5
 
 
+def test_gguf_names_of_any_text_make_one_short_line(tmp_path):
+    """Found by the fuzz test: a length that reaches over the table, new lines and all."""
+    key = b"a\n" * 10_000
+    (tmp_path / "a.gguf").write_bytes(build([field(key, 4, u32(7)), field(key, 4, u32(7))]))
+    with pytest.raises(CheckpointError) as caught:
+        GGUFFile(tmp_path / "a.gguf")
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 500
+
+
 def test_gguf_string_that_is_not_utf8_names_its_key(tmp_path):
     (tmp_path / "a.gguf").write_bytes(build([field(b"up", 8, text(b"\xff"))]))
     with pytest.raises(CheckpointError, match="up is not valid UTF-8"):
