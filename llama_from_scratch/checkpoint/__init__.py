@@ -3,13 +3,14 @@
 A name is one of
 - "SmolLM2-135M-Instruct" or "Folio-5M", the models that come with the project;
 - the path of a GGUF file;
-- the path of a Hugging Face folder (config.json and safetensors), or of one .safetensors file in such a folder;
+- the path of a Hugging Face folder (config.json and safetensors or, where there are none, pytorch_model.bin), or of one
+  file of weights in such a folder;
 - the path of a folder in Meta's layout (params.json and consolidated.00.pth), or of one such .pth file;
 - the path of a run folder of `training`, which means its latest save;
 - "organisation/name" on the Hugging Face hub, fetched once through `huggingface_hub`.
 
-Nothing that could run code is ever unpickled: of Meta's .pth files only the tensors are read, and all other .pth, .bin,
-.pt and .pickle files are refused.
+Nothing that could run code is ever unpickled: of consolidated.NN.pth and pytorch_model.bin only the tensors are read,
+and all other .pth, .bin, .pt and .pickle files are refused.
 All functions raise `CheckpointError` (a ValueError) with one sentence: what is wrong, what is allowed, what to do; and
 ImportError, naming the package, where an optional one is not installed.
 """
@@ -57,9 +58,10 @@ def load_config(name: str | Path) -> LlamaConfig:
 def describe(name: str | Path) -> Checkpoint:
     """What a checkpoint holds, without reading its weights.
 
-    Returns a `Checkpoint` with: `path`, `format` ("GGUF", "safetensors" or "Meta"), `config` (and `config.n_params`),
-    `tensors` (each has `name`, `stored_name`, `shape`, `stored_type`, `n_bytes`), `tokenizer` (its kind in words, or
-    None), `n_bytes` (all tensors, in the file) and `memory(dtype)` (bytes of the parameters once loaded).
+    Returns a `Checkpoint` with: `path`, `format` ("GGUF", "safetensors", "pickle" or "Meta"), `config` (and
+    `config.n_params`), `tensors` (each has `name`, `stored_name`, `shape`, `stored_type`, `n_bytes`), `tokenizer` (its
+    kind in words, or None), `n_bytes` (all tensors, in the file) and `memory(dtype)` (bytes of the parameters once
+    loaded).
     """
     checkpoint = open_checkpoint(resolve(name))
     empty_model(checkpoint)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..files.errors import CheckpointError
-from ..files.layout import is_meta
+from ..files.layout import PICKLED, PICKLES, is_meta
 from .stored import Checkpoint
 
 FORMATS = ("huggingface", "meta", "gguf")
@@ -14,13 +14,13 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """Read config and table of tensors of what `resolve` found.
 
     Raises:
-        CheckpointError: if it is broken or no Llama.
+        CheckpointError: if it is broken or not a Llama.
     """
     if is_meta(path):
         from .meta.read import open_meta
 
         return open_meta(path)
-    if path.is_dir() or path.suffix == ".safetensors":
+    if path.is_dir() or path.suffix == ".safetensors" or path.name == PICKLED:
         from .huggingface.read import open_folder
 
         return open_folder(path)
@@ -33,8 +33,13 @@ def format_for(target: Path, format: str | None) -> str:
     """The format that is asked for, or the one that the name of the target means.
 
     Raises:
-        CheckpointError: if the two do not fit, or there is no such format.
+        CheckpointError: if the two do not fit, there is no such format, or the name is that of another kind of file.
     """
+    if target.suffix.lower() in (*PICKLES, ".safetensors"):
+        raise CheckpointError(
+            f"{target} is the name of a single file of weights; give the name of a folder, such as "
+            f"{target.with_suffix('')}, or of a GGUF file, something.gguf"
+        )
     by_name = "gguf" if target.suffix.lower() == ".gguf" else "huggingface"
     if format is not None and format not in FORMATS:
         raise CheckpointError(f"there is no format {format!r}; known are {', '.join(FORMATS)}")

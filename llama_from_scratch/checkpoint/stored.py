@@ -9,10 +9,13 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..config import LlamaConfig
-from ..files.errors import CheckpointError
+from ..files.errors import CheckpointError, shortened
 from ..model import Llama
+from .names import TO_GGUF, TO_HUGGING_FACE, TO_META, translate
 
 TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # what every format can hold
+# From our names to those in files of a format.
+COLUMNS = {"GGUF": TO_GGUF, "safetensors": TO_HUGGING_FACE, "pickle": TO_HUGGING_FACE, "Meta": TO_META}
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Checkpoint:
     """A checkpoint that was opened and found to fit its config. Its weights are still on disk."""
 
     path: Path  # file or folder
-    format: str  # "GGUF", "safetensors", "Meta" or "memory"
+    format: str  # "GGUF", "safetensors", "pickle" (pytorch_model.bin), "Meta" or "memory"
     config: LlamaConfig
     tensors: tuple[StoredTensor, ...]
     tokenizer: str | None  # what kind of tokenizer lies beside or in it, in words; None if there is none
@@ -85,12 +88,28 @@ def read_to_write(checkpoint: Checkpoint, tensor: StoredTensor, stored_type: str
         CheckpointError: if a number does not fit that type, such as 1e5 in F16, or is no number.
     """
     weight = tensor.read(TYPES[stored_type], "cpu")
-    if not all(bound.isfinite() for bound in weight.aminmax()):
-        advice = "write it as BF16 or F32" if stored_type == "F16" else "the file is damaged: download it again"
-        raise CheckpointError(
-            f"{checkpoint.path}: {tensor.stored_name} would hold NaN or infinite numbers as {stored_type}; {advice}"
-        )
+    _check_finite(
+        checkpoint, tensor, weight, stored_type, "write it as " + ("BF16 or F32" if stored_type == "F16" else "F32")
+    )
     return weight
+
+
+def _check_finite(checkpoint: Checkpoint, tensor: StoredTensor, weight: Tensor, kind: str, way_on: str) -> None:
+    """Refuse a weight that is NaN or infinite as it was read, saying whether it is so in the file or in this type only.
+
+    kind, way_on: the name of the type, and what to do if the file has numbers that are too large for it.
+    """
+
+    def finite(weight: Tensor) -> bool:
+        return all(bound.isfinite() for bound in weight.aminmax())  # NaN spreads to both bounds; no copy is made
+
+    if finite(weight):
+        return
+    where = f"{checkpoint.path}: {tensor.stored_name}"
+    if weight.dtype == torch.float32 or not finite(tensor.read(torch.float32, "cpu")):
+        source = "compute it again" if checkpoint.format == "memory" else "download the file again"
+        raise CheckpointError(f"{where} holds NaN or infinite numbers; {source}")
+    raise CheckpointError(f"{where} holds numbers that are too large for {kind}; {way_on}")
 
 
 def empty_model(checkpoint: Checkpoint) -> Llama:
@@ -114,10 +133,12 @@ def empty_model(checkpoint: Checkpoint) -> Llama:
         ) from None
     shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
     if missing := shapes.keys() - stored.keys():
-        raise CheckpointError(f"{path}: {_some(missing)} missing; a checkpoint must hold every weight of its config")
+        names = {translate(name, COLUMNS.get(checkpoint.format, {})) for name in missing}
+        raise CheckpointError(f"{path}: {_some(names)} missing; a checkpoint must hold every weight of its config")
     if extra := stored.keys() - shapes.keys():
+        names = {stored[name].stored_name for name in extra}
         raise CheckpointError(
-            f"{path}: {_some(extra)} not part of a Llama with this config; only plain Llamas can be loaded"
+            f"{path}: {_some(names)} not part of a Llama with this config; only plain Llamas can be loaded"
         )
     for name, shape in shapes.items():
         if stored[name].shape != shape:
@@ -142,12 +163,7 @@ def load(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device | str)
     weights = {}
     for tensor in checkpoint.tensors:
         weight = tensor.read(dtype, device)
-        if not all(bound.isfinite() for bound in weight.aminmax()):  # NaN spreads to both bounds; no copy is made
-            other = "" if dtype == torch.float32 else ", or load it as torch.float32"
-            raise CheckpointError(
-                f"{checkpoint.path}: {tensor.stored_name} holds NaN or infinite numbers (as {dtype}); "
-                f"download the file again{other}"
-            )
+        _check_finite(checkpoint, tensor, weight, str(dtype), "load it as torch.float32 or torch.bfloat16")
         weights[tensor.name] = weight
     model.load_state_dict(weights, assign=True)
     return model.to(device).eval()  # the weights are there already; this moves RoPE's frequencies
@@ -163,5 +179,5 @@ class _SkipInit(TorchFunctionMode):
 
 def _some(names: set[str]) -> str:
     names = sorted(names)
-    listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    listed = ", ".join(map(shortened, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return f"{listed} {'is' if len(names) == 1 else 'are'}"

@@ -7,7 +7,13 @@ import torch
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be found, read or written. The message: what is wrong, a semicolon, what to do."""
+    """A checkpoint cannot be found, read or written. The message: what is wrong, a semicolon, what to do.
+
+    Names in a damaged file hold anything; what cannot be printed, a new line first of all, is shown as an escape.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
 
     @property
     def problem(self) -> str:
@@ -89,3 +95,8 @@ def to_float(key: str, number: int | float) -> float:
 def reason(error: OSError) -> str:
     """Why the system refused, without the number and without the path, which the message has named already."""
     return error.strerror or str(error)
+
+
+def shortened(text: str) -> str:
+    """Text from a file, cut to a length that a message can have."""
+    return text if len(text) <= 200 else text[:197] + "..."

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-PICKLES = (".bin", ".pth", ".pt", ".pickle", ".pkl", ".ckpt")  # endings of files that are never opened
+PICKLES = (".bin", ".pth", ".pt", ".pickle", ".pkl", ".ckpt")  # endings of files whose content may be code
+PICKLED = "pytorch_model.bin"  # of these, only tensors are read
 CONFIG, PARAMS = "config.json", "params.json"  # what tells a Hugging Face folder and one of Meta's
 # Everything in a folder that belongs to its model, in either layout, and would be wrong beside another one.
 MODEL_FILE = re.compile(
     r"config\.json|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
+    r"|pytorch_model(-\d{5}-of-\d{5})?\.bin|pytorch_model\.bin\.index\.json"
     r"|params\.json|consolidated\.\d\d\.pth"
 )
 TOKENIZER_FILE = re.compile(

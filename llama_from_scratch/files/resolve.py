@@ -6,7 +6,7 @@ from pathlib import Path
 from ..config import PRESETS
 from .embedded import EMBEDDED, FOLIO, embedded_path, folio_path
 from .errors import CheckpointError
-from .layout import PICKLES, is_meta
+from .layout import CONFIG, PICKLED, PICKLES, is_meta
 from .run_folder import saves_in
 
 ALLOWED = (
@@ -33,7 +33,9 @@ def resolve(name: str | Path, *, weights: bool = True) -> Path:
     path = Path(name).expanduser()
     if re.fullmatch(r"consolidated\.\d\d\.pth", path.name) and is_meta(path.parent):
         return path.parent  # one file of a Meta checkpoint stands for all of them
-    if path.suffix.lower() in PICKLES:
+    if path.name == PICKLED and (path.parent / CONFIG).is_file() and path.is_file():
+        return path
+    if path.suffix.lower() in PICKLES and not (path.is_file() and _is_gguf(path)):
         raise CheckpointError(
             f"{name} is a pickle, and unpickling a file can run any code that its author put there; "
             "use the safetensors or GGUF version of this model"

@@ -1,4 +1,4 @@
-"""JSON files that can be read in one way only."""
+"""JSON that can be read in one way only."""
 
 import json
 from pathlib import Path
@@ -30,11 +30,15 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def strict_json(path: Path) -> Any:
-    """What a JSON file holds, if it can be understood in one way only.
+    """The content of a JSON file, as `parse_json` reads it; OSError if it cannot be read."""
+    return parse_json(path.read_bytes())
+
+
+def parse_json(content: bytes) -> Any:
+    """The value that JSON stands for, if it can be read in one way only.
 
     Raises:
-        OSError: if it cannot be read.
-        ValueError: if it is no JSON in UTF-8, names something twice in one object, or is nested too deeply.
+        ValueError: if it is not JSON in UTF-8, names something twice in one object, or is nested too deeply.
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -51,7 +55,7 @@ def strict_json(path: Path) -> Any:
         return int(digits)
 
     try:
-        return json.loads(path.read_bytes().decode(), object_pairs_hook=once, parse_int=whole)
+        return json.loads(content.decode(), object_pairs_hook=once, parse_int=whole)
     except UnicodeDecodeError as error:
         raise ValueError(f"its byte {error.start} is not UTF-8") from None
     except RecursionError:

@@ -207,16 +207,18 @@ def with_number(value: float, name: str = "blocks.1.feed_forward.up_proj.weight"
 @pytest.mark.parametrize("kind", GGUF_TYPES)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_numbers_that_are_none(tmp_path, kind, value):
-    refused(tmp_path, "up_proj.weight would hold NaN or infinite numbers", with_number(value), kind)
-    refused(tmp_path, "norm.weight would hold NaN or infinite numbers", with_number(value, "norm.weight"), kind)
+    refused(tmp_path, "up_proj.weight holds NaN or infinite numbers; compute it again", with_number(value), kind)
+    refused(
+        tmp_path, "norm.weight holds NaN or infinite numbers; compute it again", with_number(value, "norm.weight"), kind
+    )
 
 
 @pytest.mark.parametrize(
     ("value", "kind", "expected"),
     [
-        (1e5, "F16", "would hold NaN or infinite numbers as F16; write it as BF16 or F32"),
-        (-1e5, "F16", "would hold NaN or infinite numbers as F16; write it as BF16 or F32"),
-        (3.4e38, "BF16", "would hold NaN or infinite numbers as BF16"),
+        (1e5, "F16", "holds numbers that are too large for F16; write it as BF16 or F32"),
+        (-1e5, "F16", "holds numbers that are too large for F16; write it as BF16 or F32"),
+        (3.4e38, "BF16", "holds numbers that are too large for BF16; write it"),
         (1e7, "Q8_0", "up_proj.weight has numbers up to 1e.07, too large for Q8_0, .* write F32 or BF16"),
     ],
 )

@@ -24,6 +24,8 @@ TINY = LlamaConfig(vocab_size=32, dim=32, n_layers=2, n_heads=2, n_kv_heads=1, h
 UP, NORM = "model.layers.1.mlp.up_proj.weight", "model.layers.1.input_layernorm.weight"
 SPELLED = [*"abcdefghijklmnopqrstuvwxyzĠĊ.,!", "<|endoftext|>"]
 random_model = cache(random_hf)
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 134515008\n"
+WEB_PAGE = b"<!DOCTYPE html>\n<html><head><title>Not found</title></head></html>"
 
 
 def tiny_tokenizer(**settings):
@@ -117,9 +119,22 @@ UP_DIMENSIONS = b"blk.1.ffn_up.weight" + struct.pack("<IQQ", 2, 32, 32)
 GGUF_FILES = {
     "empty": (content(b""), "not a whole GGUF file"),
     "three bytes": (content(b"GGU"), "not a whole GGUF file .*ends after 3 bytes"),
-    "wrong magic": (bytes_at(0, b"GGML"), "not a whole GGUF file .*magic"),
-    "text": (content(b"Once upon a time there was a llama.\n" * 99), "not a whole GGUF file .*magic"),
-    "version 99": (bytes_at(4, struct.pack("<I", 99)), "version 99"),
+    "a Git LFS pointer": (content(LFS_POINTER), "not a whole GGUF file .it is a Git LFS pointer, .*; run git lfs pull"),
+    "a web page": (content(WEB_PAGE), "not a whole GGUF file .it is a web page.; download the file itself"),
+    "a safetensors file": (
+        content(U64(14) + b'{"a":{"x":[]}}'),
+        "not a whole GGUF file .it is a safetensors file.; give it a name that ends in .safetensors",
+    ),
+    "one part of three": (
+        lambda folder: gguf_with(folder, extra={"split.count": 3, "split.no": 0}),
+        "is one of 3 parts of a model; run llama.cpp's llama-gguf-split --merge",
+    ),
+    "wrong magic": (bytes_at(0, b"GGML"), "not a whole GGUF file .*first four bytes are not GGUF"),
+    "text": (
+        content(b"Once upon a time there was a llama.\n" * 99),
+        "not a whole GGUF file .*first four bytes are not GGUF",
+    ),
+    "version 99": (bytes_at(4, struct.pack("<I", 99)), "its version is 99, and only versions 2 and 3"),
     "big-endian": (lambda folder: gguf_with(folder, endian=gguf.GGUFEndian.BIG), "big-endian"),
     "2^63 tensors": (bytes_at(8, U64(2**63)), "not a whole GGUF file"),
     "2^63 metadata entries": (bytes_at(16, U64(2**63)), "not a whole GGUF file"),
@@ -165,25 +180,25 @@ GGUF_FILES = {
     "half of each head is turned": (metadata(rope__dimension_count=8), "dimension_count is 8 and heads are 16 wide"),
     "no epsilon": (
         metadata(attention__layer_norm_rms_epsilon=None),
-        "layer_norm_rms_epsilon is missing; it must be a number",
+        "layer_norm_rms_epsilon is missing; it must be a finite number",
     ),
-    "epsilon is NaN": (metadata(attention__layer_norm_rms_epsilon=float("nan")), "norm_eps is nan"),
-    "theta is text": (metadata(rope__freq_base="big"), "freq_base is 'big'; it must be a number"),
+    "epsilon is NaN": (metadata(attention__layer_norm_rms_epsilon=float("nan")), "rms_epsilon is nan"),
+    "theta is text": (metadata(rope__freq_base="big"), "freq_base is 'big'; it must be a finite number"),
     "four billion blocks": (metadata(block_count=2**32 - 1), "4294967295 blocks, but it holds only 21 tensors"),
     "huge width": (metadata(feed_forward_length=2**32 - 1), r"shape \(32, 32\); its config needs \(4294967295, 32\)"),
     "impossible width": (
         metadata(embedding_length=2**31, feed_forward_length=2**32 - 1),
         "impossible model|its config needs",
     ),
-    "tensor missing": (tensors(**{UP: None}), "blocks.1.feed_forward.up_proj.weight is missing"),
-    "block missing": (metadata(block_count=3), "blocks.2.*and 6 more are missing"),
+    "tensor missing": (tensors(**{UP: None}), "blk.1.ffn_up.weight is missing"),
+    "block missing": (metadata(block_count=3), "blk.2.*and 6 more are missing"),
     "tensor too many": (
         tensors(**{"blk.0.attn_sinks.weight": torch.zeros(32)}),
         "blk.0.attn_sinks.weight is not part of a Llama with this config",
     ),
     "name of one word": (tensors(extra=torch.zeros(32)), "extra is not part of a Llama with this config"),
-    "one bias of many": (tensors(**{"blk.0.attn_q.bias": torch.zeros(32)}), "k_proj.bias.*and 4 more are missing"),
-    "block too many": (metadata(block_count=1), "blocks.1.*and 6 more are not part of a Llama"),
+    "one bias of many": (tensors(**{"blk.0.attn_q.bias": torch.zeros(32)}), "attn_k.bias.*and 4 more are missing"),
+    "block too many": (metadata(block_count=1), "blk.1.*and 6 more are not part of a Llama"),
     "mis-shaped": (
         tensors(**{UP: torch.zeros(64, 32)}),
         r"ffn_up.weight has shape \(64, 32\); its config needs \(32, 32\)",
@@ -194,13 +209,19 @@ GGUF_FILES = {
     ),
     "vector for matrix": (tensors(**{UP: torch.zeros(32)}), r"has shape \(32,\); its config needs \(32, 32\)"),
     "embedding is a vector": (tensors(**{"model.embed_tokens.weight": torch.zeros(32)}), "not a matrix"),
-    "NaN": (ruined(UP, float("nan")), "ffn_up.weight would hold NaN or infinite numbers"),
-    "NaN in a norm": (ruined(NORM, float("nan")), "attn_norm.weight would hold NaN or infinite numbers"),
-    "infinity": (ruined(UP, float("inf")), "ffn_up.weight would hold NaN or infinite numbers"),
-    "minus infinity": (ruined(UP, float("-inf")), "ffn_up.weight would hold NaN or infinite numbers"),
+    "NaN": (ruined(UP, float("nan")), "ffn_up.weight holds NaN or infinite numbers; download the file again"),
+    "NaN in a norm": (
+        ruined(NORM, float("nan")),
+        "attn_norm.weight holds NaN or infinite numbers; download the file again",
+    ),
+    "infinity": (ruined(UP, float("inf")), "ffn_up.weight holds NaN or infinite numbers; download the file again"),
+    "minus infinity": (
+        ruined(UP, float("-inf")),
+        "ffn_up.weight holds NaN or infinite numbers; download the file again",
+    ),
     "NaN in a quantised block": (
         ruined(UP, float("inf"), gguf.GGMLQuantizationType.Q8_0),
-        "ffn_up.weight would hold NaN or infinite numbers",
+        "ffn_up.weight holds NaN or infinite numbers; download the file again",
     ),
     "frequencies that follow no rule": (
         tensors(**{"rope_freqs.weight": torch.tensor([1.0, 5.0, 2.0, 1, 1, 1, 1, 8])}),
@@ -312,9 +333,24 @@ def header(change):
     return make
 
 
+def twice_in_header(folder):
+    """The norm's entry, and before it another shape under the same name: the library takes the last."""
+    path = folder / "model.safetensors"
+    data = path.read_bytes()
+    size = struct.unpack("<Q", data[:8])[0]
+    entries = data[8 : 8 + size].rstrip()
+    new = b'{"model.norm.weight":{"dtype":"F32","shape":[32],"data_offsets":[0,128]},' + entries[1:]
+    path.write_bytes(struct.pack("<Q", len(new)) + new + data[8 + size :])
+
+
 def truncated(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
+
+
+class RunsCode:
+    def __reduce__(self):
+        return os.system, ("touch exploded",)
 
 
 def emptied(folder):
@@ -324,14 +360,90 @@ def emptied(folder):
 
 def pickled(folder):
     (folder / "model.safetensors").unlink()
-    torch.save({"weight": torch.zeros(1)}, folder / "pytorch_model.bin")
+    torch.save({"weight": torch.zeros(1)}, folder / "weights.pt")
+
+
+def pickled_weights(change=lambda content: None):
+    """The weights in pytorch_model.bin after `change`, in place of model.safetensors."""
+
+    def make(folder):
+        content = load_file(folder / "model.safetensors")
+        (folder / "model.safetensors").unlink()
+        torch.save(change(content) or content, folder / "pytorch_model.bin")
+
+    return make
+
+
+def renamed(change):
+    """model.safetensors with each name changed."""
+
+    def make(folder):
+        content = load_file(folder / "model.safetensors")
+        save_file({change(name): weight for name, weight in content.items()}, folder / "model.safetensors")
+
+    return make
+
+
+def sharded(ending):
+    """A shard without an index."""
+
+    def make(folder):
+        (folder / "model.safetensors").rename(folder / f"{ending[0]}-00001-of-00002{ending[1]}")
+
+    return make
 
 
 HF_FOLDERS = {
     "empty": (emptied, "config.json is missing"),
     "no config": (without("config.json"), "config.json is missing"),
     "no weights": (without("model.safetensors"), "has neither model.safetensors nor model.safetensors.index.json"),
-    "only a pickle": (pickled, "pytorch_model.bin is a pickle, which is never opened; use the safetensors version"),
+    "only a pickle": (pickled, "weights.pt is a pickle, which is never opened; use the safetensors version"),
+    "code in pytorch_model.bin": (
+        pickled_weights(lambda content: content.update({UP: RunsCode()})),
+        "pytorch_model.bin asks for posix.system to be run, and holds more than weights; it is not opened",
+    ),
+    "a list in pytorch_model.bin": (pickled_weights(lambda content: [1]), "must hold a dictionary of weights"),
+    "names of torch.compile": (
+        renamed(lambda name: "_orig_mod." + name),
+        "begin with '_orig_mod.', as with torch.compile; save the model that was given to it",
+    ),
+    "names of DataParallel": (
+        renamed(lambda name: "module." + name),
+        "begin with 'module.', as with DataParallel; save the model inside, model.module",
+    ),
+    "names of PEFT": (
+        renamed(lambda name: "base_model.model." + name),
+        "begin with 'base_model.model.', as with PEFT; save the model that merge_and_unload.. returns",
+    ),
+    "names of somebody": (
+        renamed(lambda name: "student." + name),
+        "begin with 'student.'; take that off all names and save it again",
+    ),
+    "quantised by GPTQ": (
+        weights(**{UP: None, UP.replace("weight", "qweight"): torch.zeros(4, 32, dtype=torch.int32)}),
+        "up_proj.qweight belongs to a quantised model .GPTQ, AWQ or the like.; use its version in F32",
+    ),
+    "shards without an index": (
+        sharded(("model", ".safetensors")),
+        "has shards such as model-00001-of-00002.safetensors, and not model.safetensors.index.json, .* download",
+    ),
+    "pickled shards without an index": (
+        sharded(("pytorch_model", ".bin")),
+        "has shards such as pytorch_model-00001-of-00002.bin, and not pytorch_model.bin.index.json, .* download",
+    ),
+    "weights are a Git LFS pointer": (
+        file("model.safetensors", LFS_POINTER),
+        "is not a whole safetensors file .it is a Git LFS pointer, .*; run git lfs pull",
+    ),
+    "weights are a web page": (
+        file("model.safetensors", WEB_PAGE),
+        "is not a whole safetensors file .it is a web page.; download the file itself",
+    ),
+    "weights are a GGUF file": (
+        file("model.safetensors", b"GGUF" + bytes(100)),
+        "is not a whole safetensors file .it is a GGUF file.; give it a name that ends in .gguf",
+    ),
+    "a name twice in the header": (twice_in_header, "is not a whole safetensors file .it names .* twice"),
     "config is no JSON": (file("config.json", b"{hidden_size: 32"), "config.json is not JSON"),
     "config is no text": (file("config.json", b"\xff\xfe\x00\x80"), "config.json is not JSON"),
     "config is a list": (file("config.json", b"[1, 2]"), "must hold a JSON object in braces"),
@@ -339,7 +451,7 @@ HF_FOLDERS = {
     "config is empty": (file("config.json", b"{}"), "num_attention_heads is missing; it must be a whole number"),
     "other model": (config(model_type="mistral"), "model_type is 'mistral'; only 'llama' can be loaded"),
     "other activation": (config(hidden_act="gelu"), "hidden_act is 'gelu'; only 'silu'"),
-    "biases missing": (config(attention_bias=True), "attention.k_proj.bias, .* and 5 more are missing"),
+    "biases missing": (config(attention_bias=True), "self_attn.k_proj.bias, .* and 5 more are missing"),
     "bias as text": (config(mlp_bias="yes"), "mlp_bias is 'yes'; only False or True"),
     "quantised": (config(quantization_config={"bits": 4}), "quantization_config is given; use a version"),
     "half of each head is turned": (config(partial_rotary_factor=0.5), "partial_rotary_factor is 0.5; only 1.0"),
@@ -370,7 +482,7 @@ HF_FOLDERS = {
         rope(rope_type="longrope", factor=4.0),
         "RoPE scaling is 'longrope'; known are default, linear",
     ),
-    "scaling without factor": (rope(rope_type="linear"), "factor is missing; it must be a number"),
+    "scaling without factor": (rope(rope_type="linear"), "factor is missing; it must be a finite number"),
     "scaling below one": (rope(rope_type="linear", factor=0.5), "factor is 0.5; it must be"),
     "infinite stretch": (rope(rope_type="dynamic", factor=float("inf")), "factor is inf"),
     "yarn without rounding": (rope(rope_type="yarn", factor=4.0, truncate=False), "truncate is False; only True"),
@@ -394,17 +506,20 @@ HF_FOLDERS = {
         "stored as I8; known are F64, F32, F16, BF16",
     ),
     "eight bits": (weights(**{UP: torch.zeros(32, 32).to(torch.float8_e4m3fn)}), "stored as F8_E4M3; known are"),
-    "tensor missing": (weights(**{UP: None}), "blocks.1.feed_forward.up_proj.weight is missing"),
+    "tensor missing": (weights(**{UP: None}), "model.layers.1.mlp.up_proj.weight is missing"),
     "untied without a head": (weights(**{"lm_head.weight": None}), "lm_head.weight is missing"),
     "tensor too many": (
         weights(**{"model.layers.0.self_attn.q_proj.bias": torch.zeros(32)}),
-        "blocks.0.attention.q_proj.bias is not part of a Llama",
+        "model.layers.0.self_attn.q_proj.bias is not part of a Llama",
     ),
     "mis-shaped": (weights(**{UP: torch.zeros(64, 32)}), r"has shape \(64, 32\); its config needs \(32, 32\)"),
-    "NaN": (weights(**{UP: torch.full((32, 32), float("nan"))}), "up_proj.weight would hold NaN or infinite numbers"),
+    "NaN": (
+        weights(**{UP: torch.full((32, 32), float("nan"))}),
+        "up_proj.weight holds NaN or infinite numbers; download the file again",
+    ),
     "infinity": (
         weights(**{NORM: torch.full((32,), float("-inf"))}),
-        "layernorm.weight would hold NaN or infinite numbers",
+        "layernorm.weight holds NaN or infinite numbers; download the file again",
     ),
     "tied with another head": (config(tie_word_embeddings=True), "ties lm_head to the embedding, but lm_head.weight"),
     "index without a map": (index({"metadata": {}}), "must hold a weight_map"),
@@ -458,11 +573,6 @@ def pth(change, files=(FIRST, SECOND)):
             torch.save(change(content) or content, folder / file)
 
     return make
-
-
-class RunsCode:
-    def __reduce__(self):
-        return os.system, ("touch exploded",)
 
 
 def cut(folder):
@@ -522,7 +632,10 @@ META_FOLDERS = {
         pth(lambda content: content.update({W1: RunsCode()}), [FIRST]),
         "asks for posix.system to be run, and holds more than weights; it is not opened",
     ),
-    "an old pickle": (file(FIRST, pickle.dumps({"w": [1]})), "is not a whole file of torch.save"),
+    "an old pickle": (
+        file(FIRST, pickle.dumps({"w": [1]})),
+        "is not a whole file of torch.save .it is a pickle, as torch wrote them before",
+    ),
     "text": (file(FIRST, b"Once upon a time"), "is not a whole file of torch.save"),
     "empty": (file(FIRST, b""), "is not a whole file of torch.save"),
     "cut off": (cut, "is not a whole file of torch.save .*; download it again"),
@@ -534,7 +647,7 @@ META_FOLDERS = {
     "names that are numbers": (pth(lambda content: content.update({1: torch.zeros(1)})), "must hold a dictionary"),
     "a number among the weights": (
         pth(lambda content: content.update({W1: 1.0})),
-        "w1.weight is no tensor; it must be",
+        "w1.weight is not a tensor; it must be",
     ),
     "whole numbers": (
         pth(lambda content: content.update({W1: content[W1].int()})),
@@ -558,11 +671,11 @@ META_FOLDERS = {
     ),
     "tensor missing": (
         pth(lambda content: {name: w for name, w in content.items() if name != W1}),
-        "blocks.1.feed_forward.gate_proj.weight is missing",
+        "layers.1.feed_forward.w1.weight is missing",
     ),
     "tensor too many": (
         pth(lambda content: content.update({"layers.0.attention.wq.bias": torch.zeros(16)})),
-        "blocks.0.attention.q_proj.bias is not part of a Llama|do not fit together",
+        "layers.0.attention.wq.bias is not part of a Llama|do not fit together",
     ),
     "no embedding": (
         pth(lambda content: {name: w for name, w in content.items() if "tok" not in name}),
@@ -574,6 +687,6 @@ META_FOLDERS = {
     ),
     "NaN": (
         pth(lambda content: content[W1].view(-1)[:1].fill_(float("nan")) and None),
-        "w1.weight would hold NaN or infinite numbers",
+        "w1.weight holds NaN or infinite numbers; download the file again",
     ),
 }

@@ -126,12 +126,12 @@ CASES |= {
             within("hf", lambda hf: _ruin(hf / "model.safetensors", "model.layers.0.mlp.up_proj.weight")),
         ),
         "too large for half precision": Case(
-            "infinite numbers .as torch.float16.; .*load it as torch.float32",
+            "holds numbers that are too large for torch.float16; load it as torch.float32",
             RUN_IT + "hf --dtype float16",
             within("hf", lambda hf: _ruin(hf / "model.safetensors", "model.layers.0.mlp.up_proj.weight", 1e5)),
         ),
         "too large for the type to write": Case(
-            "up_proj.weight would hold NaN or infinite numbers as F16; write it as BF16 or F32",
+            "up_proj.weight holds numbers that are too large for F16; write it as BF16 or F32",
             "convert hf new --type F16",
             within("hf", lambda hf: _ruin(hf / "model.safetensors", "model.layers.0.mlp.up_proj.weight", 1e5)),
         ),
@@ -228,6 +228,21 @@ CASES |= {
             "w.bin is a pickle, .*use the safetensors or GGUF version",
             RUN_IT + "w.bin",
             lambda home: (home / "w.bin").write_bytes(pickle.dumps(RunsCode())),
+        ),
+        "pytorch_model.bin without a config": Case(
+            "x/pytorch_model.bin is a pickle, .*use the safetensors or GGUF version",
+            RUN_IT + "x/pytorch_model.bin",
+            lambda home: ((home / "x").mkdir(), torch.save({}, home / "x/pytorch_model.bin")),
+        ),
+        "a pickle as a target": Case(
+            "model.pt is the name of a single file of weights; give the name of a folder, such as model, or of a GGUF",
+            "convert hf model.pt",
+            lambda home: None,
+        ),
+        "safetensors as a target": Case(
+            "new.safetensors is the name of a single file of weights; give the name of a folder, such as new, or",
+            "convert hf new.safetensors",
+            lambda home: None,
         ),
         "a pickle by another name": Case(
             "w.dat is neither a GGUF nor a .safetensors file",

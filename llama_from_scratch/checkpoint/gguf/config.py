@@ -15,8 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...config import LlamaConfig, RopeScaling
-from ...files.errors import CheckpointError, said
+from ...files.errors import CheckpointError
 from ...rope import rope_frequencies, scaled_frequencies, yarn_attention_factor
+from ..numbers import read_number, read_whole
 
 SCALING = "llama.rope.scaling."
 SETTINGS = {  # of linear and yarn: GGUF's words and ours
@@ -43,28 +44,20 @@ def config_from_fields(
     """
 
     def whole(key: str, default: int | None = None) -> int:
-        number = fields.get(f"llama.{key}", default)
-        if type(number) is not int or number < 1:
-            raise CheckpointError(f"{path}: llama.{key} is {said(number)}; it must be a whole number of at least 1")
-        return number
+        return read_whole(fields, f"llama.{key}", default)
 
     def number(key: str, default: float | None = None) -> float:
-        number = fields.get(f"llama.{key}", default)
-        if type(number) is not float:
-            raise CheckpointError(f"{path}: llama.{key} is {said(number)}; it must be a number with a fraction")
-        return _short(number)
+        return _short(read_number(fields, f"llama.{key}", default))
 
     def biased(part: str) -> bool:
         return any(name.endswith(".bias") and f".{part}_" in name for name in tensors)
 
-    dim, n_heads = whole("embedding_length"), whole("attention.head_count")
-    head_dim = whole("attention.key_length", whole("rope.dimension_count", dim // n_heads))
-    for key in ("attention.value_length", "rope.dimension_count"):
-        if whole(key, head_dim) != head_dim:
-            raise CheckpointError(
-                f"{path}: llama.{key} is {whole(key)} and heads are {head_dim} wide; they must be equal"
-            )
     try:
+        dim, n_heads = whole("embedding_length"), whole("attention.head_count")
+        head_dim = whole("attention.key_length", whole("rope.dimension_count", dim // n_heads))
+        for key in ("attention.value_length", "rope.dimension_count"):
+            if whole(key, head_dim) != head_dim:
+                raise ValueError(f"llama.{key} is {whole(key)} and heads are {head_dim} wide; they must be equal")
         config = LlamaConfig(
             vocab_size=vocab_size,
             dim=dim,

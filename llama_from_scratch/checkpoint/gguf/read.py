@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...config import LlamaConfig
+from ...files import gguf as gguf_file
 from ...files.errors import CheckpointError
 from ...files.gguf import GGUFFile, gguf
 from ...rope import adjacent_to_halves
@@ -31,6 +32,11 @@ def open_gguf(path: Path) -> Checkpoint:
         CheckpointError: for a broken file, another architecture, or a config that no Llama can have.
     """
     file = GGUFFile(path)
+    if (parts := file.value("split.count", 1)) != 1:
+        raise CheckpointError(
+            f"{path} is one of {parts} parts of a model; run llama.cpp's "
+            "llama-gguf-split --merge FIRST_PART.gguf WHOLE.gguf to join them"
+        )
     architecture = file.value("general.architecture")
     if architecture != "llama":
         raise CheckpointError(f"{path} holds the architecture {architecture!r}; only 'llama' can be loaded")
@@ -39,46 +45,42 @@ def open_gguf(path: Path) -> Checkpoint:
     if embedding is None or len(embedding.shape) != 2:
         raise CheckpointError(f"{path}: token_embd.weight is missing or not a matrix; a model must have its embedding")
     if divisors is not None:
-        if len(divisors.shape) != 1 or not divisors.n_elements:
+        if len(divisors.shape) != 1:
             raise CheckpointError(f"{path}: rope_freqs.weight is not a vector; it must hold one number for each pair")
-        divisors = _read(file, divisors, (divisors.n_elements,), None, torch.float32, "cpu")
+        divisors = _read(file, divisors, None, torch.float32, "cpu")
     fields = {key: file.value(key) for key in file.fields if key.startswith("llama.")}
-    config = config_from_fields(path, fields, int(embedding.shape[1]), stored.keys(), divisors)
+    config = config_from_fields(path, fields, embedding.shape[0], stored.keys(), divisors)
     tensors = tuple(_stored_tensor(file, tensor, config) for tensor in stored.values())
     kind = file.value("tokenizer.ggml.model")
     return Checkpoint(path, "GGUF", config, tensors, TOKENIZERS.get(kind, kind))
 
 
-def _stored_tensor(file: GGUFFile, tensor: gguf.ReaderTensor, config: LlamaConfig) -> StoredTensor:
+def _stored_tensor(file: GGUFFile, tensor: gguf_file.Tensor, config: LlamaConfig) -> StoredTensor:
     name = translate(tensor.name, FROM_GGUF)
-    shape = tuple(int(n) for n in reversed(tensor.shape))  # GGUF counts dimensions from the fastest one
-    read = partial(_read, file, tensor, shape, rotated_heads(name, config))
-    return StoredTensor(name, tensor.name, shape, tensor.tensor_type.name, tensor.n_bytes, read)
+    read = partial(_read, file, tensor, rotated_heads(name, config))
+    return StoredTensor(name, tensor.name, tensor.shape, tensor.tensor_type.name, tensor.n_bytes, read)
 
 
 def _read(
     file: GGUFFile,
-    tensor: gguf.ReaderTensor,
-    shape: tuple[int, ...],
+    tensor: gguf_file.Tensor,
     heads: int | None,
     dtype: torch.dtype,
     device: torch.device | str,
 ) -> Tensor:
-    weight = torch.empty(shape, dtype=dtype, device=device)
-    rows, data = weight.view(-1, shape[-1]), tensor.data.reshape(-1, tensor.data.shape[-1])  # a vector is one row
-    step = max(1, CHUNK // shape[-1])
+    weight = torch.empty(tensor.shape, dtype=dtype, device=device)
+    rows = weight.view(-1, tensor.shape[-1])  # a vector is one row
+    step = max(1, CHUNK // tensor.shape[-1])
     for i in range(0, len(rows), step):
         final = rows[i : i + step]
         numbers = final if final.dtype == torch.float32 and final.device.type == "cpu" else torch.empty(final.shape)
-        _dequantise(file, tensor, data[i : i + step], numbers)
+        _dequantise(file, tensor, tensor.data[i : i + step], numbers)
         if numbers is not final:
             final.copy_(numbers)
     return adjacent_to_halves(weight, heads) if heads else weight
 
 
-def _dequantise(
-    file: GGUFFile, tensor: gguf.ReaderTensor, data: np.ndarray, out: Float[Tensor, "rows columns"]
-) -> None:
+def _dequantise(file: GGUFFile, tensor: gguf_file.Tensor, data: np.ndarray, out: Float[Tensor, "rows columns"]) -> None:
     kind = tensor.tensor_type.name
     if kind in QUICK:
         decode, size = QUICK[kind]

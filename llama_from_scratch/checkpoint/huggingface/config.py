@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from ...config import SCALING_KINDS, LlamaConfig, RopeScaling
-from ...files.errors import CheckpointError, said, to_float
+from ...files.errors import CheckpointError
+from ..numbers import read_number, read_whole
 
 # What our model does; any other value makes another model. A missing key means the first value.
 ALLOWED = {
@@ -49,41 +50,27 @@ def config_from_json(content: dict[str, Any], path: Path) -> LlamaConfig:
 
 
 def _config(content: dict[str, Any], rope: dict[str, Any]) -> LlamaConfig:
-    n_heads, dim = _whole(content, "num_attention_heads"), _whole(content, "hidden_size")
-    max_seq_len = _whole(content, "max_position_embeddings", 2048)
+    n_heads, dim = read_whole(content, "num_attention_heads"), read_whole(content, "hidden_size")
+    max_seq_len = read_whole(content, "max_position_embeddings", 2048)
     scaling = _scaling(rope, max_seq_len)
     if scaling and scaling.kind == "dynamic":  # transformers keeps the training length here and stretches without limit
         max_seq_len = int(scaling.factor * max_seq_len)
     return LlamaConfig(
-        vocab_size=_whole(content, "vocab_size"),
+        vocab_size=read_whole(content, "vocab_size"),
         dim=dim,
-        n_layers=_whole(content, "num_hidden_layers"),
+        n_layers=read_whole(content, "num_hidden_layers"),
         n_heads=n_heads,
-        n_kv_heads=_whole(content, "num_key_value_heads", n_heads),
-        head_dim=_whole(content, "head_dim", dim // n_heads),
-        ffn_dim=_whole(content, "intermediate_size"),
-        norm_eps=_number(content, "rms_norm_eps", 1e-6),
-        rope_theta=_number(rope, "rope_theta", _number(content, "rope_theta", 10000.0)),
+        n_kv_heads=read_whole(content, "num_key_value_heads", n_heads),
+        head_dim=read_whole(content, "head_dim", dim // n_heads),
+        ffn_dim=read_whole(content, "intermediate_size"),
+        norm_eps=read_number(content, "rms_norm_eps", 1e-6),
+        rope_theta=read_number(rope, "rope_theta", read_number(content, "rope_theta", 10000.0)),
         rope_scaling=scaling,
         max_seq_len=max_seq_len,
         tie_embeddings=content.get("tie_word_embeddings") is True,
         attention_bias=content.get("attention_bias") is True,
         ffn_bias=content.get("mlp_bias") is True,
     )
-
-
-def _whole(section: dict[str, Any], key: str, default: int | None = None) -> int:
-    value = default if section.get(key) is None else section[key]
-    if type(value) is not int or value < 1:
-        raise ValueError(f"{key} is {said(value)}; it must be a whole number of at least 1")
-    return value
-
-
-def _number(section: dict[str, Any], key: str, default: float | None = None) -> float:
-    value = default if section.get(key) is None else section[key]
-    if type(value) not in (int, float):
-        raise ValueError(f"{key} is {said(value)}; it must be a number")
-    return to_float(key, value)
 
 
 def _scaling(rope: dict[str, Any], max_seq_len: int) -> RopeScaling | None:
@@ -95,14 +82,14 @@ def _scaling(rope: dict[str, Any], max_seq_len: int) -> RopeScaling | None:
         return None
     if kind not in SCALING_KINDS:
         raise ValueError(f"RoPE scaling is {kind!r}; known are default, {', '.join(SCALING_KINDS)}")
-    given = {"factor": _number(rope, "factor")}
+    given = {"factor": read_number(rope, "factor")}
     if kind == "dynamic":
         given["original_max_seq_len"] = max_seq_len
     if kind in ("llama3", "yarn"):
-        given["original_max_seq_len"] = _whole(rope, ORIGINAL, max_seq_len)
+        given["original_max_seq_len"] = read_whole(rope, ORIGINAL, max_seq_len)
         for key in ("low_freq_factor", "high_freq_factor") if kind == "llama3" else ("beta_fast", "beta_slow"):
             if rope.get(key) is not None:
-                given[key] = _number(rope, key)
+                given[key] = read_number(rope, key)
     if kind == "yarn":
         given["attention_factor"] = _attention_factor(rope)
     return RopeScaling(kind, **given)
@@ -111,11 +98,11 @@ def _scaling(rope: dict[str, Any], max_seq_len: int) -> RopeScaling | None:
 def _attention_factor(rope: dict[str, Any]) -> float | None:
     """Given as such, or as a ratio of two temperatures (DeepSeek's `mscale`), or left to YaRN's formula."""
     if rope.get("attention_factor") is not None:
-        return _number(rope, "attention_factor")
+        return read_number(rope, "attention_factor")
     if not (rope.get("mscale") and rope.get("mscale_all_dim")):
         return None
-    log = 0.1 * math.log(max(_number(rope, "factor"), 1))
-    return (_number(rope, "mscale") * log + 1) / (_number(rope, "mscale_all_dim") * log + 1)
+    log = 0.1 * math.log(max(read_number(rope, "factor"), 1))
+    return (read_number(rope, "mscale") * log + 1) / (read_number(rope, "mscale_all_dim") * log + 1)
 
 
 def config_to_json(config: LlamaConfig, dtype: torch.dtype) -> dict[str, Any]:

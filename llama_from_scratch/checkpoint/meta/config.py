@@ -5,11 +5,13 @@ Source: ModelArgs and FeedForward in Meta's repositories llama, llama3 and llama
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ...config import PRESETS, LlamaConfig, RopeScaling
-from ...files.errors import CheckpointError, said, to_float
+from ...files.errors import CheckpointError
+from ..numbers import read_number, read_whole
 
 KNOWN = {"dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "multiple_of", "ffn_dim_multiplier", "norm_eps"}
 KNOWN |= {"rope_theta", "use_scaled_rope", "rope_scaling_factor", "max_seq_len", "max_batch_size"}
@@ -48,18 +50,7 @@ def config_from_params(params: dict[str, Any], vocab_size: int, tied: bool, path
 
 
 def _config(params: dict[str, Any], vocab_size: int, tied: bool) -> LlamaConfig:
-    def whole(key: str, default: int | None = None) -> int:
-        value = default if params.get(key) is None else params[key]
-        if type(value) is not int or value < 1:
-            raise ValueError(f"{key} is {said(value)}; it must be a whole number of at least 1")
-        return value
-
-    def number(key: str, default: float | None = None) -> float:
-        value = default if params.get(key) is None else params[key]
-        if type(value) not in (int, float) or not math.isfinite(to_float(key, value)):
-            raise ValueError(f"{key} is {said(value)}; it must be a finite number")
-        return float(value)
-
+    whole, number = partial(read_whole, params), partial(read_number, params)
     if params.get("vocab_size", -1) not in (-1, vocab_size):
         raise ValueError(
             f"vocab_size is {params['vocab_size']!r}, and the embedding has {vocab_size} rows; "
