@@ -1,9 +1,11 @@
 """A run folder: made whole or not at all, saved, resumed, refused, and used as a model."""
 
+import copy
 import errno
 import json
 import shutil
 import socket
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -12,7 +14,7 @@ import torch
 import transformers
 import vocabularies
 
-from llama_from_scratch import Llama
+from llama_from_scratch import Llama, LlamaConfig
 from llama_from_scratch.checkpoint import describe, load_model
 from llama_from_scratch.files.errors import CheckpointError
 from llama_from_scratch.files.resolve import resolve
@@ -151,6 +153,40 @@ def test_once_the_learning_rate_falls_the_end_is_fixed(given, begun):
         resume(reopen(run.folder), given)
 
 
+def frozen_start(recipe, model):
+    """A copy of a model, of which only the feed-forward is trained, as the start of a run."""
+    model = copy.deepcopy(model)
+    for name, weight in model.named_parameters():
+        weight.requires_grad_("feed_forward" in name)
+    return fresh_state(recipe, model=model)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_given_model_with_frozen_weights_resumes_bit_for_bit(tied, text, tmp_path):
+    """It starts from the given weights; frozen ones stay; two lives end as one."""
+    torch.manual_seed(5)
+    start = Llama(LlamaConfig(300, 16, 1, 4, 2, 4, 24, max_seq_len=64, rope_theta=500.0, tie_embeddings=tied))
+    recipe = Recipe.for_model(start.config, data=(str(text),), steps=6, context=16, batch_size=3, warmup=2)
+    assert (recipe.dim, recipe.tie_embeddings, recipe.context) == (16, tied, 16)
+    ends = []
+    for name, stop_at in (("one", None), ("two", 3)):
+        run = begin(tmp_path / name, recipe)
+        for stop in (stop_at, None) if stop_at else (None,):
+            state = frozen_start(recipe, start)
+            list(train(reopen(run.folder), state, run.tokenizer(), ROUTINE, lambda s=state, at=stop: s.step == at))
+        ends.append(load_model(run.folder))
+    for (name, before), one, two in zip(start.named_parameters(), *(end.parameters() for end in ends), strict=True):
+        assert torch.equal(one, two)
+        assert torch.equal(one, before) == ("feed_forward" not in name)
+    assert ends[0].config == start.config
+
+
+def test_a_given_model_of_another_size_is_refused(text):
+    recipe = Recipe(data=(str(text),), steps=6, **SMALL)
+    with pytest.raises(ValueError, match="^ffn_dim is 24, and the model's 32$"):
+        fresh_state(recipe, model=Llama(replace(recipe.config(300), ffn_dim=32)))
+
+
 def test_a_run_on_the_cpu_leaves_gpus_alone(begun, monkeypatch):
     """A process that starts CUDA takes memory on the GPU, and those on others may want it."""
 
@@ -221,6 +257,13 @@ def test_a_run_that_cannot_be_made_leaves_nothing(text, tmp_path):
         with pytest.raises(ValueError, match=message):
             begin(tmp_path / "runs" / "new", Recipe(data=(str(text),), steps=4, **{**SMALL, **settings}))
     assert not list((tmp_path / "runs").rglob("*"))
+
+
+def test_a_save_without_its_training_folder_says_so(begun):
+    run = begun(stop_at=7)
+    shutil.rmtree(run.saves / "step-00000007" / "training")
+    with pytest.raises(ValueError, match=r"00007 is damaged \(its folder training/ is missing or empty\); remove"):
+        go_on(reopen(run.folder))
 
 
 def harm_json(text):

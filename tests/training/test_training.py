@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_from_scratch import Llama, LlamaConfig
-from llama_from_scratch.tokenizer import train_bpe
+from llama_from_scratch.tokenizer import Tokenizer, train_bpe
+from llama_from_scratch.tokenizer.base import SpellingError
 from llama_from_scratch.training import Recipe, take_step
 from llama_from_scratch.training.batches import Batches, in_order
 from llama_from_scratch.training.log import Log, read_log
@@ -25,7 +26,7 @@ from llama_from_scratch.training.loss import IGNORE, NextTokenLoss, backward, me
 from llama_from_scratch.training.optimizer import adamw, parameter_groups
 from llama_from_scratch.training.schedule import warmup_cosine, warmup_stable_decay
 from llama_from_scratch.training.texts import Document, read_texts
-from llama_from_scratch.training.tokens import read_tokens, write_tokens
+from llama_from_scratch.training.tokens import count_unspellable, read_tokens, write_tokens
 
 FP32 = contextlib.nullcontext()
 
@@ -261,6 +262,18 @@ def test_wsd_at_its_corners():
     assert [warmup_stable_decay(s, 5, 0, 0, 0.5) for s in range(5)] == [1.0] * 5
 
 
+@pytest.mark.parametrize("final", [0.0, 0.1])
+@pytest.mark.parametrize(("steps", "warmup", "decay"), [(100, 10, 20), (100, 0, 0), (10, 10, 0), (1, 0, 1), (1, 0, 0)])
+def test_schedules_are_flat_after_their_last_step(steps, warmup, decay, final):
+    """Without the limit the cosine would rise again, and WSD fall below zero."""
+    for rate in (
+        lambda step: warmup_cosine(step, steps, warmup, final),
+        lambda step: warmup_stable_decay(step, steps, warmup, decay, final),
+    ):
+        assert {rate(step) for step in (steps, steps + 1, 2 * steps, 10**6)} == {rate(steps - 1)}
+        assert rate(steps - 1) >= 0
+
+
 @given(st.integers(1, 300), st.data())
 def test_wsd_does_not_know_its_end_before_it_falls(steps, data):
     warmup = data.draw(st.integers(0, steps))
@@ -286,6 +299,31 @@ def test_each_epoch_has_every_window_once_and_targets_are_the_next_tokens(contex
         starts = sorted(int(inputs[0]) for inputs, _ in rows[epoch * windows : (epoch + 1) * windows])
         assert starts[0] < context and set(np.diff(starts)) <= {context}
         assert starts[-1] + context < len(tokens)
+
+
+@given(st.integers(2, 9), st.integers(1, 5), st.integers(0, 40), st.integers(0, 3))
+def test_batches_mask_leaves_only_its_targets(context, size, extra, seed):
+    """Two epochs: each target is there if and only if the mask says so at its own position."""
+    tokens = np.arange((size + 1) * context + extra, dtype=np.uint16)
+    mask = np.random.default_rng(seed).random(len(tokens)) < 0.5
+    masked, plain = Batches(tokens, context, size, seed, mask), Batches(tokens, context, size, seed)
+    for i in range(2 * plain.windows):
+        inputs, targets = masked[i]
+        assert torch.equal(inputs, plain[i][0])
+        expected = plain[i][1]  # a token is its position here
+        assert torch.equal(targets, torch.where(torch.from_numpy(mask)[expected], expected, IGNORE))
+
+
+def test_batches_mask_of_another_length_is_refused():
+    with pytest.raises(ValueError, match=r"the mask has shape \(79,\) and the tokens \(80,\); give one bool a token"):
+        Batches(np.zeros(80, np.uint16), 16, 4, 0, np.ones(79, bool))
+
+
+@given(st.integers(2, 200), st.integers(1, 20), st.integers(1, 7))
+def test_in_order_mask_leaves_only_its_targets(n, context, size):
+    tokens, mask = np.arange(n, dtype=np.uint32), np.arange(n) % 3 == 0
+    targets = [t for _, part in in_order(tokens, context, size, mask=mask) for t in part[part != IGNORE].tolist()]
+    assert targets == [i for i in range(1, n) if i % 3 == 0]
 
 
 def test_the_order_follows_from_seed_and_number_alone():
@@ -401,6 +439,23 @@ def test_tokens_are_the_documents_with_an_end_behind_each(tok, tmp_path):
     raw = documents[1].text.encode()
     assert (entry["name"], entry["bytes"], entry["sha256"]) == ("two", len(raw), hashlib.sha256(raw).hexdigest())
     assert sum(d["tokens"] for d in stored["train"]["documents"]) == len(tokens)
+
+
+def test_write_tokens_counts_what_it_replaces(tmp_path):
+    """A vocabulary without the letter z."""
+    pieces = [bytes([byte]) for byte in range(256) if byte != ord("z")]
+    letters = Tokenizer([*pieces, b"<end>"], {}, {"<end>": 255}, [r"."], eos_id=255)
+    documents = [Document("one", "a zoo"), Document("two", "zzz"), Document("three", "b")]
+    with pytest.raises(SpellingError, match=r"^one: this model's vocabulary cannot spell 'z' .* errors=\"replace\""):
+        write_tokens(tmp_path / "data", {"train": documents}, letters)
+    assert not (tmp_path / "data").exists()
+    for errors, text in (
+        ("replace", "a \ufffdoo<end>\ufffd\ufffd\ufffd<end>b<end>"),
+        ("ignore", "a oo<end><end>b<end>"),
+    ):
+        write_tokens(tmp_path / errors, {"train": documents}, letters, errors=errors)
+        assert letters.decode(read_tokens(tmp_path / errors, "train").tolist()) == text
+        assert count_unspellable(tmp_path / errors) == 4
 
 
 @pytest.mark.parametrize("harm", ["cut", "changed", "gone", "pickle"])
