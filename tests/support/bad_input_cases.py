@@ -1,5 +1,5 @@
-"""Everything that a user can hand over and that can be wrong: one table, of what is spoilt in a folder of healthy
-things, the command that is then typed, and what its error must say."""
+"""One table of all kinds of bad input: what is changed in a folder of valid
+files, the command, and its error message."""
 
 import json
 import os
