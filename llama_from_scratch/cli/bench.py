@@ -11,6 +11,7 @@ from ..bench.runs import SPARE, Setting, Way
 from ..bench.train import ON_A_CPU, SWITCHES, USUAL, one_after_the_other, train
 from ..config import PRESETS, LlamaConfig
 from ..fast.compile import check_compiler
+from ..files.atomic import atomic_write
 from ..files.resolve import resolve
 from ..model import Llama
 from ..tokenizer import load_tokenizer
@@ -35,7 +36,7 @@ EXAMPLES = """examples:
   what each switch of training gains in time and memory, and the largest batch that fits with it:
     PROGRAM bench train --model Llama-3.2-1B --device cuda --prompt 4096 --batch 1 --each --largest-batch
 
-All contestants run in turns, in rounds: compare ratios, which what else the machine does changes least. MBU is bytes
+All contestants run in turns, in rounds: compare ratios, which other work on the machine changes least. MBU is bytes
 that must be read / time / what a large copy moves here; MFU is FLOPs on paper / time / what a large matrix product
 does here. Both can exceed 1 where a model fits into the processor's cache."""
 
@@ -121,7 +122,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise ValueError("--clock cpu adds up all threads, and sees no GPU; it needs --threads 1, on the CPU")
     if arguments.what == "quality" and not arguments.file:
         raise ValueError("quality is judged on a text; name one with --file")
-    _refuse_what_changes_nothing(arguments)
+    _refuse_unused_options(arguments)
     if arguments.json and not Path(arguments.json).absolute().parent.is_dir():
         raise ValueError(f"--json is {arguments.json}, in a folder that does not exist; make it first")
     each = EACH_ON_GPU if arguments.device.startswith("cuda") else EACH
@@ -135,12 +136,11 @@ def run(arguments: argparse.Namespace) -> None:
     result = _measure(arguments, ways)
     write(result_text(result))
     if arguments.json:
-        part = Path(f"{arguments.json}.part")  # never half a file under the name asked for
-        part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        part.replace(arguments.json)
+        with atomic_write(Path(arguments.json)) as unfinished:
+            unfinished.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-def _refuse_what_changes_nothing(arguments: argparse.Namespace) -> None:
+def _refuse_unused_options(arguments: argparse.Namespace) -> None:
     unused = {
         "quality": {"--batch": arguments.batch != 1, "--against": bool(arguments.against)},
         "load": {
@@ -225,7 +225,7 @@ def _prompt(arguments: argparse.Namespace, model: Llama) -> torch.Tensor:
 
 
 def show_head(head: dict) -> None:
-    """Print what is known before the measurement: the machine, the setting, the cost card."""
+    """Print the machine, the setting and the cost card, before the measurement."""
     for title in ("machine", "setting", "card"):
         if title in head:
             width = max(map(len, head[title]))

@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _write_one(
     tokens: Iterator[int], text: str, prompt: list[int], tokenizer: Tokenizer, watch: Stopwatch
 ) -> list[int]:
-    """The text as it is made."""
+    """Write the text as it is generated; returns the new tokens."""
     write(text, faint=True)
     stream, new = tokenizer.stream(after=prompt), []
     for token in tokens:
@@ -109,7 +109,7 @@ def _write_samples(
     tokenizer: Tokenizer,
     watch: Stopwatch,
 ) -> list[list[int]]:
-    """All samples grow together, so each is written when the last has ended; or when Ctrl-C ends them all."""
+    """Write all samples when the last has ended or Ctrl-C was pressed; returns their new tokens."""
     rows: list[list[int]] = [[] for _ in range(arguments.samples)]
     try:
         with progress("tokens of each sample", arguments.max_new_tokens) as show:

@@ -105,5 +105,5 @@ def _message(error: Exception, arguments: argparse.Namespace) -> str:
 
 
 def _forget_output() -> None:
-    """At exit Python would try once more to write what is left, and complain with an exit code of its own."""
+    """Redirect stdout to nothing: at exit Python would try again to write, and fail with its own exit code."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

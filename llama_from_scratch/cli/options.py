@@ -86,10 +86,10 @@ def add_sampling(parser: argparse.ArgumentParser, temperature: float, top_p: flo
 
 
 def sampling(arguments: argparse.Namespace) -> Sampling:
-    """The rule that the options describe.
+    """The sampling rule of the options.
 
     Raises:
-        ValueError: for values that mean nothing, and for options that would change nothing.
+        ValueError: for values out of range, and for options that have no effect at temperature 0.
     """
     temperature = arguments.temperature
     given = [name for name in ("top_k", "top_p", "min_p", "seed") if getattr(arguments, name) is not None]
@@ -182,7 +182,7 @@ def load_draft(arguments: argparse.Namespace, tokenizer: Tokenizer) -> Llama:
 
 
 def set_threads(n: int | None) -> None:
-    """What --threads says; None leaves it to PyTorch."""
+    """Set PyTorch's threads; None leaves them to PyTorch."""
     if n is None:
         return
     cpus = os.cpu_count() or 1
@@ -192,7 +192,11 @@ def set_threads(n: int | None) -> None:
 
 
 def device(name: str) -> str:
-    """What --device says, if there is such a device here."""
+    """The value of --device.
+
+    Raises:
+        ValueError: if there is no such device here.
+    """
     if not re.fullmatch(r"cpu|mps|cuda(:[0-9]+)?", name):
         raise ValueError(f"--device is {name!r}; it must be cpu, cuda, cuda:N or mps")
     if name.startswith("cuda") and int(name.partition(":")[2] or 0) >= torch.cuda.device_count():

@@ -1,4 +1,4 @@
-"""What is shown, and how it differs between a person's terminal and a pipe."""
+"""Output to a terminal or a pipe."""
 
 import os
 import sys
@@ -40,13 +40,13 @@ def write(text: str, faint: bool = False, replace: bool = False) -> None:
 
 
 def note(text: str) -> None:
-    """A remark that is not part of the result: one line on stderr."""
+    """One line on stderr, for a remark that is not part of the result."""
     print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager
 def loading(name: str) -> Iterator[None]:
-    """Shows on stderr, if someone is looking, that something is going on; leaves nothing behind."""
+    """A spinner on stderr, if it is a terminal; it is erased at the end."""
     if not sys.stderr.isatty():
         yield
         return
@@ -56,7 +56,7 @@ def loading(name: str) -> Iterator[None]:
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr, if someone is looking; call what it gives with how much is done by now."""
+    """A progress bar on stderr, if it is a terminal. Returns a function that takes how much is done."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return
@@ -70,7 +70,7 @@ def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def console(**options: bool) -> "rich.console.Console":
-    """Rich's console, which knows how wide the terminal is and what it can show."""
+    """Rich's console, which knows the width and abilities of the terminal."""
     try:
         from rich.console import Console
     except ImportError:
@@ -79,7 +79,7 @@ def console(**options: bool) -> "rich.console.Console":
 
 
 class Stopwatch:
-    """Counts tokens as they come and says how fast that was."""
+    """Counts tokens as they come, and reports the speed."""
 
     def __init__(self) -> None:
         self.start, self.first, self.n = time.perf_counter(), 0.0, 0

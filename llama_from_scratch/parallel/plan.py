@@ -54,7 +54,7 @@ def check_tensor(config: LlamaConfig, tensor: int) -> None:
             fitting = [n for n in range(2, tensor) if not any(count % n for count in counts.values())]
             advice = f"take {fitting[-1]}, or " if fitting else ""
             raise ArgumentError(
-                "{tensor_parallel} {tensor} cannot divide {count} {what} evenly; {advice}change the model, or "
+                "{tensor_parallel} {tensor} cannot share out {count} {what} evenly; {advice}change the model, or "
                 "leave it out: the processes then share the batch alone",
                 tensor=tensor,
                 count=count,

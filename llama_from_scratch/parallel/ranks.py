@@ -139,7 +139,7 @@ def mesh(tensor_parallel: int, device: str) -> DeviceMesh | None:
             else f"give one of {_divisors(count())}, or start another number of processes"
         )
         raise ArgumentError(
-            "{tensor_parallel} is {value}, and it must divide the number of processes, {count}; {how}",
+            "{tensor_parallel} is {value}, and it must divide the processes, which are {count}; {how}",
             value=tensor_parallel,
             count=count(),
             how=how,

@@ -1,7 +1,6 @@
-"""Whatever is wrong with what a user hands over: one line says what it is and what to do, and nothing is touched."""
+"""Each kind of bad input is one error line that says what is wrong and what to do, and changes no file."""
 
 import ctypes
-import io
 import json
 import os
 import random
@@ -19,6 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 from bad_input_cases import ALL_BYTES, CASES, healthy, sentencepiece, tokenizer_model
+from commands import files_of_at_most, in_process
 from vocabularies import tiktoken_lines
 
 from llama_from_scratch.checkpoint import load_model
@@ -41,7 +41,7 @@ def pristine(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def home(pristine, tmp_path, monkeypatch) -> Path:
-    """A copy of all healthy things, as the current folder."""
+    """A copy of the valid files, as the current folder."""
     home = tmp_path / "home"
     shutil.copytree(pristine, home)
     monkeypatch.chdir(home)
@@ -64,7 +64,7 @@ def snapshot(home: Path) -> dict[str, object]:
 
 @contextmanager
 def as_anybody() -> Iterator[None]:
-    """Root may read and write everything; this thread gives that up for a while (capset(2): the effective set)."""
+    """Without root's right to read and write everything (capset(2): the effective set of this thread)."""
     libc, header = ctypes.CDLL(None, use_errno=True), (ctypes.c_uint32 * 2)(0x20080522, 0)
     before, after = (ctypes.c_uint32 * 6)(), (ctypes.c_uint32 * 6)()
     if os.geteuid() != 0:
@@ -81,7 +81,7 @@ def as_anybody() -> Iterator[None]:
 
 @contextmanager
 def soon(seconds: int = 60) -> Iterator[None]:
-    """Ends what takes longer, or more than 2 GiB of memory: a small file must not be able to ask for that."""
+    """Raise after so many seconds, or at 2 GiB of memory: a small file must not be able to take more."""
 
     def stop(number, frame):
         raise TimeoutError(f"not done after {seconds} s")
@@ -98,20 +98,9 @@ def soon(seconds: int = 60) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, old)
 
 
-@contextmanager
-def files_of_at_most(n_bytes: int | None) -> Iterator[None]:
-    """A disk that is full after so many bytes: writing more fails."""
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (old[0] if n_bytes is None else n_bytes, old[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
-
-
 VERBS = (
     "add ask begin bring change check choose connect convert copy create download generate give keep leave load lower "
-    "make move name put remove run save see set shorten take train use wait write"
+    "make move name put remove resume run save see set shorten take train use wait write"
 )
 ADVICE = re.compile(
     rf"(;|: |, or|, so|\. )( ?[\w-]+){{0,4}}? ?\b({VERBS.replace(' ', '|')})\b"
@@ -126,7 +115,7 @@ OTHERS_WORDS = re.compile(
 
 
 def check_text(message: str) -> None:
-    """What can be said of a good message without understanding it."""
+    """What can be checked of a message without understanding it."""
     assert "\n" not in message and not PYTHON.search(OTHERS_WORDS.sub("", message)), message
     assert ADVICE.search(message), message
     paths = re.findall(r"[\w.-]*/[\w./-]*\w", message)
@@ -140,25 +129,20 @@ def check_message(shown: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_bad_input(name, home, capsys, monkeypatch):
+def test_bad_input_is_one_error_line(name, home, monkeypatch):
     case = CASES[name]
     case.spoil(home)
     before = snapshot(home)
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(case.stdin), "utf-8"))
     monkeypatch.setattr(sys, "argv", ["llama_from_scratch"])
     with soon(), as_anybody(), files_of_at_most(case.limit):
-        try:
-            code = main(case.argv)
-        except SystemExit as end:  # argparse's way
-            code = end.code
-    shown = capsys.readouterr()
+        shown = in_process(case.argv, case.stdin)
     if folder := os.environ.get("LFS_MESSAGES"):  # to read them all
         with open(folder, "a") as file:
             file.write(f"{name}\n    {shown.err}")
     after = snapshot(home)
     kept = {name for name in before | after if not re.fullmatch(case.may_change, name)}
     assert {name for name in kept if before.get(name) != after.get(name)} == set()
-    assert (code, shown.out) == (2, "")
+    assert (shown.code, shown.out) == (2, "")
     assert re.search(case.expected, shown.err)
     check_message(shown.err)
 
@@ -225,7 +209,7 @@ def hurt(data: bytes, chance: random.Random) -> bytes:
 
 
 def hurt_json(data: bytes, chance: random.Random) -> bytes:
-    """One value, somewhere inside, is another or is not there."""
+    """One value, somewhere inside, is changed or removed."""
     content = json.loads(data)
     parent, key, value = None, None, content
     while isinstance(value, dict | list) and value and (parent is None or chance.random() < 0.8):
@@ -268,7 +252,7 @@ def test_damaged_files_load_or_are_refused(name, home, monkeypatch):
 
 
 @pytest.mark.parametrize("target", ["new.gguf", "model.gguf", "new", "hf", "new --to meta", "meta --to meta"])
-def test_an_interrupted_convert_changes_nothing(target, home, capsys, monkeypatch):
+def test_convert_interrupted_changes_nothing(target, home, capsys, monkeypatch):
     """Ctrl-C in the middle of the weights."""
     calls = []
 
@@ -294,8 +278,8 @@ def in_a_process(*arguments: str, **options) -> tuple[int, str, str]:
     return done.returncode, done.stdout or "", done.stderr
 
 
-def test_as_it_is_typed(home):
-    """What runs inside this process elsewhere in this file, once as a user does."""
+def test_bad_input_in_a_process_is_one_error_line(home):
+    """The other tests of this file run the command in this process; here it runs as users start it."""
     CASES["meta: code in the pickle"].spoil(home)
     before = snapshot(home)
     code, shown, errors = in_a_process("convert", "meta", "new", stdout=subprocess.PIPE)
@@ -305,7 +289,7 @@ def test_as_it_is_typed(home):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_output_to_a_full_disk(home):
+def test_generate_to_a_full_disk_is_one_error_line(home):
     with open("/dev/full", "w") as full:
         code, _, errors = in_a_process("generate", "a", "--model", "hf", "--max-new-tokens", "1", stdout=full)
     assert code == 2
@@ -313,12 +297,12 @@ def test_output_to_a_full_disk(home):
 
 
 @pytest.mark.parametrize(("dtype", "shown"), [(torch.int8, "torch.int8"), ("float32", "'float32'")])
-def test_types_that_weights_cannot_have(home, dtype, shown):
+def test_load_model_with_another_dtype_raises(home, dtype, shown):
     with pytest.raises(CheckpointError, match=f"dtype is {shown}; weights can be loaded as torch.float32"):
         load_model("hf", dtype=dtype)
 
 
-def test_nothing_is_wrong_with_what_all_this_is_made_from(home, capsys):
+def test_unmodified_fixtures_load(home, capsys):
     for name in ("hf", "meta", "model.gguf", "run"):
         assert main(["generate", "a", "--model", name, "--max-new-tokens", "1"]) == 0
     for name in ("hf", "meta", "model.gguf"):

@@ -1,21 +1,25 @@
-"""Every example in the help of every command is run as it is typed; only how long it works is cut short."""
+"""Every example in the help, and every command of the README, is run once; only how long it works is cut short.
+
+In this process, with each model loaded once, except where a signal ends it.
+"""
 
 import importlib
 import json
-import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import hear_ctrl_c
+from commands import Done, in_a_folder_with_program, run_line
+from places import ROOT
 
-from llama_from_scratch.cli.main import EXAMPLES, PROGRAM, main
+from llama_from_scratch.cli import options
+from llama_from_scratch.cli.main import EXAMPLES, PROGRAM, main, parser
 from llama_from_scratch.files.embedded import FOLIO
 
 COMMANDS = ("generate", "chat", "evaluate", "train", "convert", "inspect", "bench")  # the order of the help
@@ -53,10 +57,20 @@ def why_not(example: str) -> str | None:
     return next((reason for word, reason in NOT_RUN.items() if word in example), None)
 
 
+def readme_commands() -> list[str]:
+    """The indented lines of the README that start our program, those that are continued joined."""
+    lines = re.findall(
+        r"^    (.+)$", (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", ""), re.MULTILINE
+    )
+    return [line for line in lines if line.startswith(PROGRAM)]
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Iterator[Path]:
-    """The files that the examples speak of."""
+    """The files that the examples speak of, in a folder that looks like the repository to those of the README."""
     folder = tmp_path_factory.mktemp("examples")
+    for name in ("llama_from_scratch", "tests"):
+        (folder / name).symlink_to(ROOT / name)
     text = "\n".join(f"the {i} quick brown foxes jump over {i * i} lazy dogs" for i in range(300))
     (folder / "my-texts").mkdir()
     for name in ("my-texts/a.txt", "book.txt", "chapter1.txt", "text.txt"):
@@ -68,19 +82,38 @@ def place(tmp_path_factory) -> Iterator[Path]:
     shutil.rmtree(folder)  # a gigabyte of models
 
 
-def shell(line: str, place: Path) -> subprocess.Popen:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.Popen(
-        f"exec {line}" if line.startswith(PROGRAM) else line,
-        shell=True,
-        cwd=place,
-        env=os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=hear_ctrl_c,
-    )
+@pytest.fixture(scope="module")
+def run_once(place) -> Iterator:
+    """Runs a line unless it was run before, in `place`, without the network."""
+    done: dict[str, Done] = {}
+
+    def run(line: str) -> Done:
+        if (typed := shlex.join(shlex.split(line, comments=True))) not in done:
+            done[typed] = run_line(line)
+        return done[typed]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setattr(options, "load", loaded_once())
+        yield run
+
+
+def loaded_once():
+    """`options.load`, which remembers what models it has loaded. Those of runs change, and are loaded again."""
+    load, models = options.load, {}
+
+    def remembering(arguments):
+        names = ("model", "dtype", "device", "threads", "fast", "quantise")
+        key = tuple(getattr(arguments, name, None) for name in names)
+        if "runs/" in arguments.model:
+            return load(arguments)
+        if key not in models:
+            models.clear()  # one at a time in memory
+            models[key] = load(arguments)
+        return models[key]
+
+    return remembering
 
 
 def steps_done(place: Path, out: str) -> int:
@@ -89,40 +122,68 @@ def steps_done(place: Path, out: str) -> int:
     return max((record["step"] for record in records), default=0)
 
 
+def shortened(example: str, place: Path) -> str:
+    if "--resume" in example:
+        return f"{example} --steps {steps_done(place, 'runs/wsd') + 200}" if "--steps" in example else example
+    verb = example.partition(f"{PROGRAM} ")[2].split()[0]  # an example of train may generate
+    return f"{example} {SHORTER.get(verb, '')}"
+
+
+def stop_with_ctrl_c(example: str, place: Path) -> None:
+    """In a process of its own, as soon as it has made a step."""
+    line = f"exec {example} {SMALL} --decay 4"
+    process = subprocess.Popen(line, shell=True, stderr=subprocess.PIPE, text=True, **in_a_folder_with_program(place))
+    end = time.monotonic() + 300
+    while not steps_done(place, "runs/wsd") and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 130, errors
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_examples_run(command: str, place: Path) -> None:
+def test_examples_run(command: str, place: Path, run_once, as_users_run_it) -> None:
     """One after the other, because some go on with what others have made."""
     run = [example for example in of(command) if why_not(example) is None]
     assert run
     for example in run:
-        verb = example.partition(f"{PROGRAM} ")[2].split()[0]  # an example of train may generate
-        line = f"{example} {SHORTER.get(verb, '')}"
-        if "--resume" in example:
-            line = example
-            if "--steps" in example:
-                line += f" --steps {steps_done(place, 'runs/wsd') + 200}"
-        elif UNTIL_STOPPED in example:
-            line = f"{example} {SMALL} --decay 4"
-        process = shell(line, place)
-        code = 0
         if UNTIL_STOPPED in example:
-            end = time.monotonic() + 200
-            while not steps_done(place, "runs/wsd") and process.poll() is None and time.monotonic() < end:
-                time.sleep(0.05)
-            process.send_signal(signal.SIGINT)
-            code = 130
-        out, errors = process.communicate(timeout=300)
-        assert process.returncode == code, f"{line}\n{errors}"
-        assert (command == "chat" and example == f"{PROGRAM} chat") or out.strip() or errors.strip(), line
+            stop_with_ctrl_c(example, place)
+            continue
+        done = run_once(shortened(example, place))
+        assert done.code == 0, f"{example}\n{done.err}"
+        assert (command == "chat" and example == f"{PROGRAM} chat") or done.out.strip() or done.err.strip(), example
+
+
+def test_readme_commands_run(place: Path, run_once, as_users_run_it) -> None:
+    commands = readme_commands()
+    assert [line.split()[3] for line in commands][:4] == ["train", "generate", "convert", "evaluate"]
+    assert {"chat", "inspect", "bench"} <= {line.split()[3] for line in commands}
+    for line in commands:
+        if "shakespeare" in line:  # fetches its texts
+            continue
+        verb = line.split()[3]
+        small = verb == "train" or "small" in line or "Folio" in line
+        # A large model writes less; what is shown is the same.
+        done = run_once(line.replace(" --each", "") if small else shortened(line.replace(" --each", ""), place))
+        assert done.code == 0, f"{line}\n{done.err}"
+        if verb == "train":
+            # The model has learned something: a vocabulary of 1,024 begins at log(1024) = 6.9 nats.
+            losses = [float(loss) for loss in re.findall(r"held-out loss (\d\.\d+)", done.out)]
+            assert losses == sorted(losses, reverse=True) and losses[-1] < 5.0
+            assert "--- a sample at step" in done.out
+        elif verb == "evaluate":
+            assert re.search(r"^bits per byte +[1-3]\.\d+$", done.out, re.MULTILINE)
+        elif verb == "convert":
+            assert "tensors" in done.err
+        else:
+            assert done.out.strip()
+    assert (place / "small.gguf").read_bytes()[:4] == b"GGUF"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_examples_parse_and_are_explained(command: str, capsys) -> None:
     """Each stands below a line that says what it does, and is one that the parser takes."""
-    import shlex
-
-    from llama_from_scratch.cli.main import parser
-
     text = importlib.import_module(f"llama_from_scratch.cli.{command}").EXAMPLES
     assert text.startswith("examples:\n  ")
     title = None
@@ -131,7 +192,7 @@ def test_examples_parse_and_are_explained(command: str, capsys) -> None:
             assert title and ("PROGRAM" in line or TORCHRUN.match(line))
         else:
             title = line
-            assert re.fullmatch(r"  \S.*:(?: …)?|  … .*:|  .* …", line), f"{line!r} should end in a colon"
+            assert re.fullmatch(r"  \S.*:(?: \.\.\.)?|  \.\.\. .*:|  .* \.\.\.", line), f"{line!r} needs a colon"
     for example in of(command):
         parser().parse_args(shlex.split(example.partition(f"{PROGRAM} ")[2]))
     for line in filter(TORCHRUN.match, text.splitlines()):  # test_parallel.py runs such commands

@@ -1,10 +1,9 @@
-"""The command train: as it is typed, as it is interrupted, and as it is mistyped."""
+"""The command train: its output, interrupts, resuming, and error messages."""
 
 import json
 import os
 import pty
 import re
-import resource
 import select
 import shlex
 import shutil
@@ -16,12 +15,12 @@ import types
 from pathlib import Path
 
 import pytest
-from commands import COMMAND, hear_ctrl_c
-from filelock import FileLock
+from commands import COMMAND, files_of_at_most, hear_ctrl_c, in_process
+from filelock import FileLock, Timeout
 
 from llama_from_scratch.cli import main
 from llama_from_scratch.cli.main import parser
-from llama_from_scratch.cli.train import _again
+from llama_from_scratch.cli.train import _resume_command
 from llama_from_scratch.files.run_folder import saves_in
 from llama_from_scratch.training.log import read_log
 
@@ -74,8 +73,8 @@ def test_train_generate_evaluate_inspect_resume(text, out, capsys):
 
 
 @pytest.mark.parametrize("switches", [["--recompute"], ["--compile", "--recompute"]])
-def test_faster_is_the_same_run(switches, text, tmp_path):
-    """With samples and held-out text on the way; in a process without run-time checks, which cannot be compiled."""
+def test_train_recompute_and_compile_keep_the_losses(switches, text, tmp_path):
+    """With samples and evaluations; in a process without run-time type checks, which cannot be compiled."""
     arguments = ["--steps", "12", "--evaluate-every", "4", "--sample-every", "5", "--sample-tokens", "4", *SIZE]
     assert main(["train", text, "--out", f"{tmp_path}/plain", *arguments]) == 0
     command = [*COMMAND, "train", text, "--out", f"{tmp_path}/fast", *arguments, *switches]
@@ -89,7 +88,7 @@ def test_faster_is_the_same_run(switches, text, tmp_path):
     assert (switches == ["--recompute"]) == (without_times(f"{tmp_path}/plain") == without_times(f"{tmp_path}/fast"))
 
 
-def test_compiling_without_a_compiler(text, out, capsys, monkeypatch):
+def test_train_compile_without_a_compiler_is_refused(text, out, capsys, monkeypatch):
     from torch._inductor import cpp_builder
 
     def none_found():
@@ -110,8 +109,8 @@ def wait_for(condition, seconds=120):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_saves_and_says_how_to_go_on(number, text, tmp_path):
-    """What comes out in the end is what an undisturbed run writes."""
+def test_train_interrupted_saves_and_prints_how_to_resume(number, text, tmp_path):
+    """The resumed run ends exactly as an uninterrupted one."""
     whole, out = str(tmp_path / "whole"), str(tmp_path / "my run")
     arguments = ["--steps", "60", "--save-every", "1000", "--evaluate-every", "20", "--sample-every", "20", *SIZE]
     arguments += ["--prompt", "the 17"]
@@ -119,11 +118,13 @@ def test_an_interrupt_saves_and_says_how_to_go_on(number, text, tmp_path):
         [*COMMAND, "train", text, "--out", out, *arguments], stderr=subprocess.PIPE, preexec_fn=hear_ctrl_c, text=True
     )
     wait_for(lambda: os.path.exists(f"{out}/log.jsonl") and os.path.getsize(f"{out}/log.jsonl") > 0)
+    with pytest.raises(Timeout):
+        FileLock(Path(out, ".lock"), timeout=0).acquire()
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     found = re.fullmatch(
-        r"Finishing this step, then saving …\n"
+        r"Finishing this step, then saving ...\n"
         r"Saved at step (\d+). Go on with: (python -m llama_from_scratch train .*)\n\n",
         errors,
     )
@@ -142,10 +143,10 @@ def test_an_interrupt_saves_and_says_how_to_go_on(number, text, tmp_path):
         ["--tensorboard", "--wandb", "mine", "--threads", "1", "--tensor-parallel", "2", "--prompt=-x"],
     ],
 )
-def test_the_command_that_goes_on_asks_for_the_same(asked):
-    """But for the recipe, which the run holds: keeping fewer saves, for example, would remove some."""
+def test_resume_command_keeps_the_options(asked):
+    """All but the recipe, which the run holds. With a smaller --keep, for example, saves would be removed."""
     out = ["--out", "my runs/one"]
-    command = shlex.split(_again(parser().parse_args(["train", "a.txt", *out, "--dim", "32", *asked])))
+    command = shlex.split(_resume_command(parser().parse_args(["train", "a.txt", *out, "--dim", "32", *asked])))
     assert command[:3] == ["python", "-m", "llama_from_scratch"]
     assert parser().parse_args(command[3:]) == parser().parse_args(["train", *out, "--resume", *asked])
 
@@ -164,10 +165,10 @@ def test_the_command_that_goes_on_asks_for_the_same(asked):
         (["--device", "cuda:99"], "--device is cuda:99, and PyTorch sees"),
         (["--vocab-size", "9"], "vocab_size is 9; it must be at least 257"),
         (["--tokenizer", "no-such-model"], "there is no model 'no-such-model'"),
-        (["--resume"], "there is no run in {out}; leave --resume out to begin one there"),
+        (["--resume"], "there is no run in {out}; begin one there"),
     ],
 )
-def test_mistakes_are_one_line_and_leave_nothing(arguments, message, text, out, capsys):
+def test_train_mistakes_are_one_line_and_leave_nothing(arguments, message, text, out, capsys):
     command = ["train", text, "--out", out, "--steps", "4", *SIZE, *arguments]
     try:
         code = main(command)
@@ -179,7 +180,7 @@ def test_mistakes_are_one_line_and_leave_nothing(arguments, message, text, out, 
     assert not os.path.exists(out)
 
 
-def test_a_prompt_that_is_too_long(text, out, capsys):
+def test_train_with_too_long_a_prompt_is_refused(text, out, capsys):
     assert main(["train", text, "--out", out, "--steps", "2", "--prompt", "x" * 40, *SIZE]) == 2
     message = "error: the prompt of the samples has 40 tokens, and the context is 32; shorten --prompt\n"
     assert capsys.readouterr().err == message
@@ -187,13 +188,13 @@ def test_a_prompt_that_is_too_long(text, out, capsys):
     assert "--- a sample at step 2\nthe 17" in capsys.readouterr().out
 
 
-def test_a_text_that_is_not_there(out, capsys):
+def test_train_on_a_missing_text_is_refused(out, capsys):
     assert main(["train", "nowhere", "--out", out]) == 2
     assert capsys.readouterr().err.startswith("error: there is no text 'nowhere'; give a text file, a folder of .txt")
     assert not os.path.exists(out)
 
 
-def test_a_folder_named_like_a_text_is_only_looked_into(text, out, tmp_path):
+def test_train_reads_files_in_a_folder_called_txt(text, out, tmp_path):
     texts = tmp_path / "texts"
     (texts / "old.txt").mkdir(parents=True)
     shutil.copy(text, texts / "old.txt" / "a.txt")
@@ -202,7 +203,7 @@ def test_a_folder_named_like_a_text_is_only_looked_into(text, out, tmp_path):
     assert [document["name"] for document in found["train"]["documents"]] == [str(texts / "old.txt" / "a.txt")]
 
 
-def test_no_text_at_all(out, capsys):
+def test_train_without_text_is_refused(out, capsys):
     assert main(["train", "--out", out]) == 2
     assert (
         capsys.readouterr().err
@@ -210,85 +211,69 @@ def test_no_text_at_all(out, capsys):
     )
 
 
-def test_a_second_run_in_the_same_folder(text, out, capsys):
+def test_train_second_run_in_a_folder_is_refused(text, out, capsys):
     command = ["train", text, "--out", out, "--steps", "2", *SIZE]
     assert main(command) == 0
     capsys.readouterr()
     assert main(command) == 2
-    assert capsys.readouterr().err.startswith(f"error: {out} already holds a run; give --resume to go on with it, or")
+    assert capsys.readouterr().err.startswith(f"error: {out} already holds a run; resume it, or")
     assert main([*command, "--resume"]) == 0  # the same settings, spelled out, are no contradiction
     assert main([*command, "--resume", "--dim", "32"]) == 2
     assert "--dim is 32, and the run in" in capsys.readouterr().err
 
 
-def test_two_processes_cannot_begin_the_same_run(text, out, capsys):
-    """The second must not clear away what the first is writing as if that had been killed."""
+def test_train_begin_of_a_locked_run_is_refused(text, out, capsys):
+    """The staging folder of the first, which is alive, is not removed."""
     writing = Path(out).parent / f".{Path(out).name}.saving" / Path(out).name
     writing.mkdir(parents=True)
     command = ["train", text, "--out", out, "--steps", "1", *SIZE]
     with FileLock(Path(out).parent / f".{Path(out).name}.lock"):
         assert main(command) == 2
     assert capsys.readouterr().err == (
-        f"error: another process is beginning a run in {out} now; wait until it has, or give another --out\n"
+        f"error: another process is beginning a run in {out} now; wait until it has, or choose another folder\n"
     )
     assert writing.exists()
     assert main(command) == 0
     assert [path.name for path in Path(out).parent.iterdir()] == [Path(out).name]
 
 
-def test_two_processes_cannot_train_the_same_run(text, out, capsys):
-    process = subprocess.Popen(
-        [*COMMAND, "train", text, "--out", out, "--steps", "100000", *SIZE], stdout=subprocess.DEVNULL
-    )
-    try:
-        wait_for(lambda: os.path.exists(f"{out}/log.jsonl") and os.path.getsize(f"{out}/log.jsonl") > 0)
+def test_train_of_a_locked_run_is_refused(text, out, capsys):
+    """test_train_interrupted_saves_and_prints_how_to_resume shows that a real process holds this lock."""
+    assert main(["train", text, "--out", out, "--steps", "1", *SIZE]) == 0
+    capsys.readouterr()
+    with FileLock(Path(out, ".lock")):
         assert main(["train", "--out", out, "--resume"]) == 2
-        assert (
-            capsys.readouterr().err
-            == f"error: {out} is being trained by another process; wait for it, or stop it first\n"
-        )
-    finally:
-        process.kill()
-        process.wait()
+    message = f"error: {out} is being trained by another process; wait for it, or stop it first\n"
+    assert capsys.readouterr().err == message
 
 
-def test_no_room_for_a_save(text, out):
+def test_train_save_on_a_full_disk_keeps_older_saves(text, out):
     """The system refuses files above 8 KB, as a full disk would; what was saved is not touched."""
     assert main(["train", text, "--out", out, "--steps", "4", "--save-every", "2", *SIZE]) == 0
     shutil.rmtree(f"{out}/saves/step-00000004")
     before = {path: path.read_bytes() for path in Path(out, "saves").rglob("*") if path.is_file()}
     assert {path.relative_to(f"{out}/saves").parts[0] for path in before} == {"step-00000002"}
-    limited = subprocess.run(
-        [*COMMAND, "train", "--out", out, "--resume"],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192)),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert limited.returncode == 2
+    with files_of_at_most(8192):
+        limited = in_process(["train", "--out", out, "--resume"])
+    assert limited.code == 2
     assert re.fullmatch(
         rf"error: step 4 cannot be saved in {re.escape(out)}/saves \(.*(File too large|Errno 27).*\); "
-        r"the save of step 2 is whole; make room, then give --resume\n",
-        limited.stderr,
+        r"the save of step 2 is complete; make room, then resume\n",
+        limited.err,
     )
     assert {path: path.read_bytes() for path in Path(out, "saves").rglob("*") if path.is_file()} == before
     assert main(["train", "--out", out, "--resume"]) == 0
 
 
-def test_no_room_for_a_new_run(text, out):
-    limited = subprocess.run(
-        [*COMMAND, "train", text, "--out", out, "--steps", "4", *SIZE],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192)),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert limited.returncode == 2
-    assert re.fullmatch(r"error: .*(File too large|Errno 27).*\n", limited.stderr)
+def test_train_begin_on_a_full_disk_leaves_nothing(text, out):
+    with files_of_at_most(8192):
+        limited = in_process(["train", text, "--out", out, "--steps", "4", *SIZE])
+    assert limited.code == 2
+    assert re.fullmatch(r"error: .*(File too large|Errno 27).*\n", limited.err)
     assert not os.path.exists(out)
 
 
-def test_the_bar_on_a_terminal(text, out):
+def test_train_on_a_terminal_shows_a_bar(text, out):
     leader, follower = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
     process = subprocess.Popen(
@@ -311,7 +296,7 @@ def test_the_bar_on_a_terminal(text, out):
     assert process.wait() == 0
 
 
-def test_tensorboard_has_what_the_log_has(text, out):
+def test_train_tensorboard_equals_the_log(text, out):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -324,10 +309,10 @@ def test_tensorboard_has_what_the_log_has(text, out):
         assert [(event.step, event.value) for event in events.Scalars(f"{kind}/loss")] == expected
 
 
-def test_weights_and_biases_if_it_is_installed(text, out, capsys, monkeypatch):
+def test_train_wandb_receives_the_log(text, out, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert main(["train", text, "--out", out, "--steps", "2", "--wandb", "mine", *SIZE]) == 2
-    assert capsys.readouterr().err == "error: --wandb needs the package wandb; run: pip install wandb\n"
+    assert capsys.readouterr().err == "error: Weights & Biases needs the package wandb; run: pip install wandb\n"
 
     class Tracker:
         opened, logged, closed = 0, [], 0
@@ -354,7 +339,7 @@ def test_weights_and_biases_if_it_is_installed(text, out, capsys, monkeypatch):
     assert Tracker.logged[0][1]["step/loss"] == log(out)[0]["loss"]
 
 
-def test_run_json_says_what_was_asked_for(text, out):
+def test_run_json_holds_the_recipe_and_versions(text, out):
     assert main(["train", text, "--out", out, "--steps", "2", "--seed", "9", *SIZE]) == 0
     stored = json.loads(open(f"{out}/run.json").read())
     assert stored["recipe"]["seed"] == 9 and stored["recipe"]["data"] == [text]

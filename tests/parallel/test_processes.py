@@ -213,7 +213,7 @@ def test_what_cannot_be_shared_out():
     with pytest.raises(ValueError, match="2 cannot share out 3 key/value heads evenly; change the model, or"):
         check_tensor(PRESETS["SmolLM2-135M"], 2)
     check_batch(12, 4)
-    with pytest.raises(ValueError, match="--batch-size is 10, .* the 4 processes that share it, such as 12"):
+    with pytest.raises(ValueError, match="batch_size is 10, .* multiple of the 4 among which .*, such as 12"):
         check_batch(10, 4)
 
 

@@ -1,10 +1,11 @@
-"""Everything that a user can hand over and that can be wrong: one table, of what is spoilt in a folder of healthy
-things, the command that is then typed, and what its error must say."""
+"""One table of all kinds of bad input: what is changed in a folder of valid
+files, the command, and its error message."""
 
 import json
 import os
 import pickle
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -32,7 +33,7 @@ from llama_from_scratch.tokenizer.formats.sentencepiece_file import BPE, BYTES, 
 SIZE = "--vocab-size 300 --dim 16 --layers 1 --heads 4 --kv-heads 2 --ffn-dim 24 --context 16 --batch-size 2"
 TRAIN = f"train text.txt --out new --steps 2 {SIZE}"
 SAVE = "saves/step-00000002"
-MEMORY = f"{SAVE}/training/shard-00001-model-00001-of-00001.safetensors"  # what only training needs
+RUN_STATE = f"{SAVE}/training/shard-00001-model-00001-of-00001.safetensors"  # what only training needs
 
 
 def healthy(home: Path) -> None:
@@ -555,7 +556,9 @@ CASES |= {
         "no format": Case("has no chat template; it continues text", CHAT, without("hf/chat_template.jinja")),
         "no words": Case("the question is empty; ask something", ["chat", " ", "--model", "hf"]),
         "a character without token": Case("cannot spell 'Z'.*; take the character out", CHAT.replace("hello", "Z")),
-        "half a character": Case("not valid Unicode", ["chat", "a\udcff", "--model", "hf"]),
+        "half a character": Case(
+            "what was typed is not text in UTF-8 .byte 1 is 0xFF.; convert", ["chat", "a\udcff", "--model", "hf"]
+        ),
         "no room for an answer": Case("ask for at most", CHAT.replace(" 1", " 100000")),
         "no answer": Case("max_new_tokens is 0", CHAT.replace(" 1", " 0")),
         "rules that do nothing": Case("--top-p changes nothing at temperature 0", CHAT + " --top-p 0.5"),
@@ -589,8 +592,13 @@ CASES |= {
         "no prompt": Case("give the text to continue", "generate --model hf"),
         "two prompts": Case("give the text to continue", "generate a --file text.txt --model hf"),
         "empty prompt": Case("the prompt is empty", ["generate", "", "--model", "hf"]),
-        "prompt without token": Case("cannot spell 'Z'", "generate Z --model hf"),
-        "prompt no Unicode": Case("not valid Unicode", ["generate", "a\udcff", "--model", "hf"]),
+        "prompt without token": Case(
+            "cannot spell 'Z'.*; take the character out, or add --errors replace or --errors ignore",
+            "generate Z --model hf",
+        ),
+        "prompt no Unicode": Case(
+            "what was typed is not text in UTF-8 .byte 1 is 0xFF.; convert", ["generate", "a\udcff", "--model", "hf"]
+        ),
         "prompt too long": Case("the model's context is \\d+", ["generate", "a" * 5000, "--model", "hf"]),
         "prompt file missing": Case("no.txt: No such file", "generate --file no.txt --model hf"),
         "prompt file a folder": Case("hf: Is a directory", "generate --file hf --model hf"),
@@ -598,7 +606,7 @@ CASES |= {
             "text.txt: Permission", "generate --file text.txt --model hf", locked("text.txt")
         ),
         "prompt file no text": Case(
-            "b.txt is not text in UTF-8 .byte 1.; convert",
+            "b.txt is not text in UTF-8 .byte 1 is 0xFF.; convert",
             "generate --file b.txt --model hf",
             bytes_in("b.txt", b"a\xff"),
         ),
@@ -673,7 +681,8 @@ CASES |= {
         "file empty": Case("a.txt is empty; give a text", EVALUATE, bytes_in("a.txt", b"")),
         "file too short": Case("the text has 1 tokens; at least 2", EVALUATE, bytes_in("a.txt", b"a")),
         "file no text": Case("a.txt is not text in UTF-8", EVALUATE, bytes_in("a.txt", b"\x80")),
-        "character without token": Case("cannot spell 'Z'", EVALUATE, bytes_in("a.txt", b"aaaZ")),
+        "character without token": Case("cannot spell 'Z'.*, or add --errors", EVALUATE, bytes_in("a.txt", b"aaaZ")),
+        "errors of no kind": Case("'drop'", EVALUATE + " --errors drop", LETTERS),
         "window 0": Case("the window is 0; it must be from 1 to", EVALUATE + " --window 0", LETTERS),
         "window too long": Case("the window is 999999; it must be from 1 to", EVALUATE + " --window 999999", LETTERS),
         "stride 0": Case("the stride is 0; it must be from 1", EVALUATE + " --stride 0", LETTERS),
@@ -794,11 +803,13 @@ def numbers(**changes: object) -> Callable[[Path], object]:
     return edit(f"run/{SAVE}/training.json", lambda content: content.update(changes))
 
 
-def memory(change: Callable[[dict], object], parts: Callable[[dict], object] | None = None) -> Callable[[Path], object]:
+def run_state(
+    change: Callable[[dict], object], parts: Callable[[dict], object] | None = None
+) -> Callable[[Path], object]:
     """The tensors that only training needs, of the latest save, and what the file says about its parts of them."""
 
     def make(home):
-        path = home / "run" / MEMORY
+        path = home / "run" / RUN_STATE
         tensors = load_file(path)
         change(tensors)
         save_file(tensors, path, {"DCP_SHARDING_INFO": json.dumps(parts(tensors))} if parts else None)
@@ -818,7 +829,9 @@ CASES |= {
         "text missing": Case("there is no text 'no.txt'; give", TRAIN.replace("text.txt", "no.txt")),
         "text empty": Case("a.txt holds no text; give", TRAIN.replace("text.txt", "a.txt"), bytes_in("a.txt", b" \n")),
         "text binary": Case(
-            "a.txt is not text in UTF-8 .byte 0.", TRAIN.replace("text.txt", "a.txt"), bytes_in("a.txt", b"\xff")
+            "a.txt is not text in UTF-8 .byte 0 is 0xFF.",
+            TRAIN.replace("text.txt", "a.txt"),
+            bytes_in("a.txt", b"\xff"),
         ),
         "text not readable": Case("text.txt.*[Pp]ermission", TRAIN, locked("text.txt")),
         "folder without text": Case("hf holds no file that ends in .txt; give", TRAIN.replace("text.txt", "hf")),
@@ -842,9 +855,9 @@ CASES |= {
             TRAIN.replace("text.txt", "a.txt"),
             bytes_in("a.txt", b"abc"),
         ),
-        "out is taken": Case("run already holds a run; give --resume", TRAIN.replace("new", "run")),
-        "out is something else": Case("hf already exists and is no run; give the name", TRAIN.replace("new", "hf")),
-        "out is a file": Case("text.txt already exists and is no run", TRAIN.replace("new", "text.txt")),
+        "out is taken": Case("run already holds a run; resume it", TRAIN.replace("new", "run")),
+        "out is something else": Case("hf already exists and is not a run; give the name", TRAIN.replace("new", "hf")),
+        "out is a file": Case("text.txt already exists and is not a run", TRAIN.replace("new", "text.txt")),
         "out is below a file": Case("text.txt", TRAIN.replace("new", "text.txt/new")),
         "out may not be written": Case(
             "shut.*[Pp]ermission",
@@ -853,7 +866,9 @@ CASES |= {
         ),
         "full disk at once": Case("new cannot be written .*; make room", TRAIN, limit=1000),
         "tokenizer missing": Case("there is no model 'nope'; give", TRAIN + " --tokenizer nope"),
-        "tokenizer that cannot spell": Case("cannot spell", TRAIN + " --tokenizer hf"),
+        "tokenizer that cannot spell": Case(
+            "text.txt: this model.s vocabulary cannot spell .*, or add --errors", TRAIN + " --tokenizer hf"
+        ),
         "context 1": Case("--context is 1; it must be a whole number of at least 2", TRAIN + " --context 1"),
         "steps 0": Case("--steps is 0; it must be", TRAIN + " --steps 0"),
         "steps a word": Case("'many'", TRAIN + " --steps many"),
@@ -877,8 +892,8 @@ CASES |= {
         ),
         "save-every 0": Case("--save-every is 0; it must be", TRAIN + " --save-every 0"),
         "device": Case("--device is 'gpu'; it must be", TRAIN + " --device gpu"),
-        "resume nothing": Case("there is no run in new; leave --resume out", "train --out new --resume"),
-        "resume a model": Case("there is no run in hf; leave --resume out", "train --out hf --resume"),
+        "resume nothing": Case("there is no run in new; begin one there", "train --out new --resume"),
+        "resume a model": Case("there is no run in hf; begin one there", "train --out hf --resume"),
         "resume with another width": Case("--dim is 32, and the run in run began with 16", RESUME + " --dim 32"),
         "resume with another text": Case(
             "the text is no.txt, and the run in run began with", "train no.txt --out run --resume"
@@ -914,33 +929,45 @@ CASES |= {
         "length of the log a word": Case(f"{SAVE} is damaged .*; remove that folder", RESUME, numbers(log_bytes="x")),
         "length of the log below 0": Case(f"{SAVE} is damaged .*; remove that folder", RESUME, numbers(log_bytes=-5)),
         "log too short": Case("log.jsonl has .* bytes and had 99999.*; bring back", RESUME, numbers(log_bytes=99999)),
-        "training.json missing": Case(f"{SAVE} is damaged", RESUME, without(f"run/{SAVE}/training.json")),
+        "training.json missing": Case(
+            f"{SAVE} is damaged .training.json is missing.", RESUME, without(f"run/{SAVE}/training.json")
+        ),
         "training.json nested": Case(f"{SAVE} is damaged", RESUME, text(f"run/{SAVE}/training.json", NESTED)),
         "training.json a list": Case(f"{SAVE} is damaged", RESUME, text(f"run/{SAVE}/training.json", "[]")),
-        "training memory a pickle": Case(
-            f"{SAVE} is damaged", RESUME, bytes_in(f"run/{MEMORY}", pickle.dumps(RunsCode()))
+        "training state a pickle": Case(
+            f"{SAVE} is damaged", RESUME, bytes_in(f"run/{RUN_STATE}", pickle.dumps(RunsCode()))
         ),
-        "training memory of unknown parts": Case(
-            "does not say which parts", RESUME, memory(lambda m: None, lambda m: [])
+        "training state of unknown parts": Case(
+            "does not say which parts", RESUME, run_state(lambda m: None, lambda m: [])
         ),
-        "training memory of parts before the first": Case(
+        "training state of parts before the first": Case(
             f"{SAVE} is damaged",
             RESUME,
-            memory(lambda m: None, lambda m: {name: {"saved_offsets": [-1] * m[name].dim()} for name in m}),
+            run_state(lambda m: None, lambda m: {name: {"saved_offsets": [-1] * m[name].dim()} for name in m}),
+        ),
+        "training/ missing": Case(
+            f"{SAVE} is damaged .its folder training/ is missing or empty.; remove that folder",
+            RESUME,
+            lambda home: shutil.rmtree(home / "run" / SAVE / "training"),
+        ),
+        "training/ empty": Case(
+            f"{SAVE} is damaged .its folder training/ is missing or empty.; remove that folder",
+            RESUME,
+            without(f"run/{RUN_STATE}"),
         ),
         "optimizer of another shape": Case(
-            f"{SAVE} is damaged", RESUME, memory(lambda m: m.update({"embedding.weight.exp_avg": torch.zeros(3)}))
+            f"{SAVE} is damaged", RESUME, run_state(lambda m: m.update({"embedding.weight.exp_avg": torch.zeros(3)}))
         ),
         "optimizer with a part missing": Case(
-            f"{SAVE} is damaged", RESUME, memory(lambda m: m.pop("embedding.weight.exp_avg"))
+            f"{SAVE} is damaged", RESUME, run_state(lambda m: m.pop("embedding.weight.exp_avg"))
         ),
         "optimizer of strangers": Case(
-            f"{SAVE} is damaged", RESUME, memory(lambda m: m.update({"x.exp_avg": torch.zeros(3)}))
+            f"{SAVE} is damaged", RESUME, run_state(lambda m: m.update({"x.exp_avg": torch.zeros(3)}))
         ),
-        "chance of another shape": Case(
-            f"{SAVE} is damaged", RESUME, memory(lambda m: m.update({"rng.cpu": torch.zeros(3, dtype=torch.uint8)}))
+        "RNG state of another shape": Case(
+            f"{SAVE} is damaged", RESUME, run_state(lambda m: m.update({"rng.cpu": torch.zeros(3, dtype=torch.uint8)}))
         ),
-        "chance missing": Case(f"{SAVE} is damaged", RESUME, memory(lambda m: m.pop("rng.cpu"))),
+        "RNG state missing": Case(f"{SAVE} is damaged", RESUME, run_state(lambda m: m.pop("rng.cpu"))),
         "weights of a save cut off": Case(
             f"{SAVE} is damaged .*; remove that folder", RESUME, bytes_in(f"run/{SAVE}/model.safetensors", b"x")
         ),
@@ -964,9 +991,11 @@ CASES |= {
         "data.json nested": Case("train.npy cannot be read", RESUME, text("run/data/data.json", NESTED)),
         "tokenizer of the run missing": Case("tokenizer", RESUME, without("run/tokenizer/tokenizer.json")),
         "log a folder": Case("log.jsonl", RESUME, folder("run/log.jsonl")),
-        "full disk later": Case("run.json cannot be written .*; make room, then", RESUME, limit=300, may_change=LATER),
+        "full disk later": Case(
+            "run.json cannot be written .*; make room, then resume", RESUME, limit=300, may_change=LATER
+        ),
         "full disk at the save": Case(
-            "step 3 cannot be saved in run/saves .*; the save of step 2 is whole; make room",
+            "step 3 cannot be saved in run/saves .*; the save of step 2 is complete; make room, then resume",
             RESUME + " --save-every 1",
             limit=6000,
             may_change=LATER,

@@ -1,4 +1,4 @@
-"""Runs a program that stands beside the tests in a process of its own, and reads the JSON that it prints."""
+"""Run a program of tests/support in a process of its own, and read the JSON that it prints."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def result_of(program: str, *arguments: Path, timeout: int = 1500):
-    """On one thread, so that sums come out the same; what goes wrong is said on stderr."""
+    """On one thread, so that sums have one order; its errors are on stderr."""
     done = subprocess.run(
         [sys.executable, Path(__file__).parent / program, *arguments],
         stdout=subprocess.PIPE,

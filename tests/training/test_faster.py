@@ -25,7 +25,7 @@ def found():
 
 @pytest.mark.parametrize("precision", TOLERANCE)
 @pytest.mark.parametrize("way", ["compiled", "recomputed", "all"])
-def test_the_curve_is_that_of_the_plain_path(found, precision, way):
+def test_faster_training_has_the_plain_loss_curve(found, precision, way):
     plain = found[precision]["plain"]["losses"]
     assert plain[-1] < plain[0] - 1 and len(plain) == 20
     assert found[precision][way]["losses"] == pytest.approx(plain, abs=TOLERANCE[precision])
@@ -33,13 +33,13 @@ def test_the_curve_is_that_of_the_plain_path(found, precision, way):
 
 
 @pytest.mark.parametrize("precision", TOLERANCE)
-def test_nothing_is_compiled_after_the_first_step(found, precision):
+def test_compile_training_compiles_only_once(found, precision):
     """One block, which all run, and the loss."""
     for way, programs in (("plain", 0), ("compiled", 2), ("recomputed", 0), ("all", 2)):
         assert found[precision][way]["programs"] == [programs] * 20
 
 
-def test_recomputing_gives_the_same_bits_and_keeps_what_enters_a_block():
+def test_recompute_blocks_is_exact_and_keeps_block_inputs():
     model, tokens, kept = small_model(), torch.randint(97, (2, 64)), {}
     weights = {weight.data_ptr() for weight in model.parameters()}
     gradients = {}
@@ -76,7 +76,7 @@ def peak(objective: NextTokenLoss, tokens: torch.Tensor, targets: torch.Tensor) 
     return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
 
 
-def test_the_logits_are_never_all_there():
+def test_loss_in_parts_never_holds_all_logits():
     """Memory as the allocator counts it: with the logits in parts, less than one copy of them all."""
     model, (tokens, targets) = small_model(8192), torch.randint(8192, (2, 8, 64))
     logits = 4 * tokens.numel() * 8192

@@ -1,9 +1,11 @@
-"""A run folder: made whole or not at all, saved, resumed, refused, and used as a model."""
+"""A run folder: made atomically, saved, resumed, refused, and loaded as a model."""
 
+import copy
 import errno
 import json
 import shutil
 import socket
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -12,7 +14,7 @@ import torch
 import transformers
 import vocabularies
 
-from llama_from_scratch import Llama
+from llama_from_scratch import Llama, LlamaConfig
 from llama_from_scratch.checkpoint import describe, load_model
 from llama_from_scratch.files.errors import CheckpointError
 from llama_from_scratch.files.resolve import resolve
@@ -60,7 +62,7 @@ def content(folder):
 # --- it is a model -----------------------------------------------------------------------------------------------
 
 
-def test_a_run_is_a_model_and_its_latest_save_is_meant(begun):
+def test_run_folder_loads_as_its_latest_save(begun):
     run = begun(stop_at=6)
     assert [save.name for save in saves.saves_in(run.folder)] == ["step-00000004", "step-00000006"]
     assert resolve(run.folder) == run.saves / "step-00000006"
@@ -71,7 +73,7 @@ def test_a_run_is_a_model_and_its_latest_save_is_meant(begun):
     assert describe(run.folder).config == run.recipe.config(300)
 
 
-def test_a_save_loads_in_transformers(begun):
+def test_save_loads_in_transformers(begun):
     run = begun()
     theirs = transformers.AutoModelForCausalLM.from_pretrained(resolve(run.folder))
     tokens = torch.arange(16)[None]
@@ -81,7 +83,7 @@ def test_a_save_loads_in_transformers(begun):
     assert tok("the 17 quick foxes")["input_ids"] == run.tokenizer().encode("the 17 quick foxes")
 
 
-def test_before_the_first_save(begun):
+def test_run_before_its_first_save_is_refused_as_a_model(begun):
     run = begun(stop_at=1)
     shutil.rmtree(run.saves / "step-00000001")
     with pytest.raises(CheckpointError, match=r"run has not saved a model yet; wait for its first save"):
@@ -93,7 +95,7 @@ def test_before_the_first_save(begun):
 # --- going on ----------------------------------------------------------------------------------------------------
 
 
-def test_a_finished_run_that_is_resumed_changes_nothing(begun):
+def test_resume_of_a_finished_run_changes_nothing(begun):
     run = begun()
     before = content(run.folder)
     assert go_on(resume(reopen(run.folder), {}))[1] == []
@@ -113,7 +115,7 @@ def test_a_finished_run_that_is_resumed_changes_nothing(begun):
         ({"seed": 5}, "seed is 5, and the run in {run} began with 0"),
     ],
 )
-def test_another_recipe_is_refused_by_name(given, message, begun):
+def test_resume_with_another_recipe_is_refused(given, message, begun):
     run = begun(stop_at=4)
     before = content(run.folder)
     with pytest.raises(ValueError) as error:
@@ -122,7 +124,7 @@ def test_another_recipe_is_refused_by_name(given, message, begun):
     assert content(run.folder) == before
 
 
-def test_a_wsd_run_that_is_prolonged_is_the_run_that_was_planned_so(begun):
+def test_wsd_run_extended_equals_the_longer_plan(begun):
     wsd = {"schedule": "wsd", "decay": 4}
     planned = begun(name="planned", steps=16, **wsd)
     prolonged = begun(name="prolonged", stop_at=6, steps=10, **wsd)
@@ -143,7 +145,7 @@ def test_a_wsd_run_that_is_prolonged_is_the_run_that_was_planned_so(begun):
 
 
 @pytest.mark.parametrize("given", [{"steps": 30}, {"decay": 2}, {"steps": 9}])
-def test_once_the_learning_rate_falls_the_end_is_fixed(given, begun):
+def test_resume_in_the_wsd_decay_refuses_another_end(given, begun):
     run = begun(stop_at=8, steps=10, schedule="wsd", decay=4)
     with pytest.raises(
         ValueError, match=r"cannot be changed from .* is at step 8, and the learning rate decays from step"
@@ -151,8 +153,42 @@ def test_once_the_learning_rate_falls_the_end_is_fixed(given, begun):
         resume(reopen(run.folder), given)
 
 
-def test_a_run_on_the_cpu_leaves_gpus_alone(begun, monkeypatch):
-    """A process that starts CUDA takes memory on the GPU, and those on others may want it."""
+def frozen_start(recipe, model):
+    """A copy of a model, of which only the feed-forward is trained, as the start of a run."""
+    model = copy.deepcopy(model)
+    for name, weight in model.named_parameters():
+        weight.requires_grad_("feed_forward" in name)
+    return fresh_state(recipe, model=model)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_given_model_with_frozen_weights_resumes_exactly(tied, text, tmp_path):
+    """It starts from the given weights, frozen ones do not change, and a resumed run ends as an uninterrupted one."""
+    torch.manual_seed(5)
+    start = Llama(LlamaConfig(300, 16, 1, 4, 2, 4, 24, max_seq_len=64, rope_theta=500.0, tie_embeddings=tied))
+    recipe = Recipe.for_model(start.config, data=(str(text),), steps=6, context=16, batch_size=3, warmup=2)
+    assert (recipe.dim, recipe.tie_embeddings, recipe.context) == (16, tied, 16)
+    ends = []
+    for name, stop_at in (("one", None), ("two", 3)):
+        run = begin(tmp_path / name, recipe)
+        for stop in (stop_at, None) if stop_at else (None,):
+            state = frozen_start(recipe, start)
+            list(train(reopen(run.folder), state, run.tokenizer(), ROUTINE, lambda s=state, at=stop: s.step == at))
+        ends.append(load_model(run.folder))
+    for (name, before), one, two in zip(start.named_parameters(), *(end.parameters() for end in ends), strict=True):
+        assert torch.equal(one, two)
+        assert torch.equal(one, before) == ("feed_forward" not in name)
+    assert ends[0].config == start.config
+
+
+def test_given_model_of_another_size_is_refused(text):
+    recipe = Recipe(data=(str(text),), steps=6, **SMALL)
+    with pytest.raises(ValueError, match="^ffn_dim is 24, and the model's 32$"):
+        fresh_state(recipe, model=Llama(replace(recipe.config(300), ffn_dim=32)))
+
+
+def test_training_on_a_cpu_does_not_start_cuda(begun, monkeypatch):
+    """Starting CUDA takes memory on the GPU that other processes may need."""
 
     def started(*_):
         raise AssertionError("CUDA was started")
@@ -164,7 +200,7 @@ def test_a_run_on_the_cpu_leaves_gpus_alone(begun, monkeypatch):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_chance_on_a_gpu_goes_on_where_it_was(begun):
+def test_rng_state_of_a_gpu_is_restored(begun):
     run = begun(stop_at=1)
     state = fresh_state(run.recipe, "cuda")
 
@@ -179,8 +215,8 @@ def test_chance_on_a_gpu_goes_on_where_it_was(begun):
     assert go_on(run)[0].step == 12  # and on the CPU again
 
 
-def test_a_save_without_the_chance_of_a_gpu_goes_on_there(begun, monkeypatch):
-    """What was saved on a CPU: the generator of the GPU keeps the state that the seed gave it."""
+def test_save_without_gpu_rng_state_resumes_on_a_gpu(begun, monkeypatch):
+    """Saved on a CPU: the generator of the GPU keeps its state from the seed."""
     run, chance = begun(stop_at=6), run_state._rng_state
 
     def on_a_gpu(model):
@@ -199,7 +235,7 @@ def test_a_save_without_the_chance_of_a_gpu_goes_on_there(begun, monkeypatch):
 # --- what can go wrong -------------------------------------------------------------------------------------------
 
 
-def test_a_folder_that_is_taken(begun, text, tmp_path):
+def test_begin_in_a_folder_with_files_is_refused(begun, text, tmp_path):
     run = begun(stop_at=1)
     before = content(tmp_path)
     recipe = Recipe(data=(str(text),), steps=4, **SMALL)
@@ -212,7 +248,7 @@ def test_a_folder_that_is_taken(begun, text, tmp_path):
     assert content(tmp_path) == before
 
 
-def test_a_run_that_cannot_be_made_leaves_nothing(text, tmp_path):
+def test_begin_that_fails_leaves_nothing(text, tmp_path):
     for settings, message in (
         ({"vocab_size": 100}, "vocab_size is 100"),
         ({"vocab_size": 100_000}, "give more text or a smaller vocab_size"),
@@ -221,6 +257,13 @@ def test_a_run_that_cannot_be_made_leaves_nothing(text, tmp_path):
         with pytest.raises(ValueError, match=message):
             begin(tmp_path / "runs" / "new", Recipe(data=(str(text),), steps=4, **{**SMALL, **settings}))
     assert not list((tmp_path / "runs").rglob("*"))
+
+
+def test_save_without_training_folder_says_so(begun):
+    run = begun(stop_at=7)
+    shutil.rmtree(run.saves / "step-00000007" / "training")
+    with pytest.raises(ValueError, match=r"00007 is damaged \(its folder training/ is missing or empty\); remove"):
+        go_on(reopen(run.folder))
 
 
 def harm_json(text):
@@ -241,7 +284,7 @@ def harm_json(text):
         ("config.json", lambda file: file.unlink()),
     ],
 )
-def test_a_damaged_save_is_named_and_the_one_before_it_still_works(file, harm, begun):
+def test_damaged_save_is_named_and_the_older_one_works(file, harm, begun):
     run = begun(stop_at=7)
     harm(run.saves / "step-00000007" / file)
     before = content(run.folder)
@@ -280,8 +323,8 @@ def test_a_damaged_save_is_named_and_the_one_before_it_still_works(file, harm, b
         (RuntimeError("Size mismatch"), ValueError, r"step-00000006 is damaged \(Size mismatch\); remove that folder"),
     ],
 )
-def test_only_a_damaged_save_is_called_so(error, kind, message, begun, monkeypatch):
-    """Who is short of memory, or lost another process or a disk, is not told to remove a save that is whole."""
+def test_restore_calls_only_damaged_saves_damaged(error, kind, message, begun, monkeypatch):
+    """Lack of memory, a lost process or a disk error does not advise to remove an undamaged save."""
 
     def fail(*_):
         raise error
@@ -296,7 +339,7 @@ def test_only_a_damaged_save_is_called_so(error, kind, message, begun, monkeypat
 @pytest.mark.parametrize(
     "stored", ["{}", "not json", '{"recipe": {"steps": 3}}', '{"recipe": {"data": ["x"], "steps": 0}}']
 )
-def test_a_damaged_recipe(stored, begun):
+def test_reopen_with_a_damaged_recipe_is_refused(stored, begun):
     run = begun(stop_at=1)
     (run.folder / "run.json").write_text(stored)
     with pytest.raises(ValueError, match=r"run\.json is damaged \(.*\); bring it back, or begin a new run"):
@@ -304,7 +347,7 @@ def test_a_damaged_recipe(stored, begun):
 
 
 @pytest.mark.parametrize("where", ["weights", "optimizer", "json", "sync", "rename"])
-def test_a_full_disk_ends_it_with_the_old_save_whole(where, begun, monkeypatch):
+def test_full_disk_keeps_the_older_save(where, begun, monkeypatch):
     run = begun(stop_at=4)
     before = content(run.saves)
 
@@ -327,7 +370,7 @@ def test_a_full_disk_ends_it_with_the_old_save_whole(where, begun, monkeypatch):
     assert go_on(reopen(run.folder))[0].step == 12
 
 
-def test_what_a_killed_process_left_is_cleared_away(begun, tmp_path):
+def test_leftovers_of_a_killed_process_are_removed(begun, tmp_path):
     (tmp_path / ".run.saving" / "run" / "data").mkdir(parents=True)  # of `begin`
     (tmp_path / ".other.saving" / "other").mkdir(parents=True)  # of another run, which may be alive
     run = begun(stop_at=4)
@@ -341,7 +384,7 @@ def test_what_a_killed_process_left_is_cleared_away(begun, tmp_path):
     assert sorted(p.name for p in run.saves.iterdir()) == ["step-00000008", "step-00000012"]
 
 
-def test_a_loss_that_is_no_number_saves_nothing(begun):
+def test_nan_loss_is_not_saved(begun):
     run = begun(stop_at=6)
     before = content(run.saves)
     state = fresh_state(run.recipe)
@@ -355,7 +398,7 @@ def test_a_loss_that_is_no_number_saves_nothing(begun):
     }
 
 
-def test_texts_too_short_for_a_batch_say_so(text, tmp_path):
+def test_begin_with_too_short_texts_is_refused(text, tmp_path):
     recipe = Recipe(data=(str(text),), steps=4, **{**SMALL, "context": 1000, "batch_size": 50})
     with pytest.raises(
         ValueError, match=r"a batch of 50 windows of 1000 needs 51,000; give more text, a smaller batch"
@@ -367,12 +410,12 @@ def test_texts_too_short_for_a_batch_say_so(text, tmp_path):
 @pytest.mark.parametrize(
     ("name", "value"), [("save_every", 0), ("keep", 0), ("evaluate_every", -1), ("sample_tokens", 0)]
 )
-def test_routines_that_cannot_be(name, value):
+def test_routine_with_a_bad_number_is_refused(name, value):
     with pytest.raises(ValueError, match=rf"^{name} is {value}; it must be a whole number of at least 1"):
         Routine(**{name: value})
 
 
-def test_processes_wait_for_hours_while_the_first_prepares_texts(monkeypatch):
+def test_process_groups_wait_longer_than_a_day(monkeypatch):
     """A job of one process, as torchrun would start it; the group of all, and those of a mesh."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -390,7 +433,7 @@ def test_processes_wait_for_hours_while_the_first_prepares_texts(monkeypatch):
 # --- who else looks on -------------------------------------------------------------------------------------------
 
 
-def test_what_the_data_was_made_of(begun, text):
+def test_data_json_lists_the_documents(begun, text):
     run = begun(stop_at=1)
     facts = json.loads((run.data / "data.json").read_text())
     assert facts["train"]["documents"][0]["name"] == str(text)
@@ -398,7 +441,7 @@ def test_what_the_data_was_made_of(begun, text):
     assert sum(parts) == len(text.read_bytes())
 
 
-def test_tensorboard_after_a_kill_and_beside_a_process_that_is_refused(begun):
+def test_tensorboard_after_a_kill_has_each_step_once(begun):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run = begun(stop_at=1)
 
@@ -412,7 +455,7 @@ def test_tensorboard_after_a_kill_and_beside_a_process_that_is_refused(begun):
                     with pytest.raises(ValueError, match="being trained by another process"):
                         live(None)
                 if state.step == step == 7:
-                    return  # behind the save of step 4
+                    return  # after the save of step 4
 
     live(7)
     live(10)
@@ -422,7 +465,7 @@ def test_tensorboard_after_a_kill_and_beside_a_process_that_is_refused(begun):
     assert [r["step"] for r in logged] == list(range(2, 13))
 
 
-def test_a_sample_goes_on_behind_its_prompt_with_a_space(text, tmp_path, monkeypatch):
+def test_sample_after_a_prompt_keeps_the_space(text, tmp_path, monkeypatch):
     """SentencePiece drops the space of the first word of a text, and a sample does not begin with its first token."""
     tok = vocabularies.read(vocabularies.mistral())
     new = tok.encode("one two three")[-2:]
@@ -433,7 +476,7 @@ def test_a_sample_goes_on_behind_its_prompt_with_a_space(text, tmp_path, monkeyp
     assert record["text"] == "one two three"
 
 
-def test_a_longer_prompt_and_a_tokenizer_of_another_model(text, tmp_path):
+def test_run_with_the_tokenizer_of_an_earlier_run(text, tmp_path):
     """A run with the tokenizer of an earlier run; samples go on from a prompt."""
     first = begin(tmp_path / "first", Recipe(data=(str(text),), steps=2, **SMALL))
     list(train(first, fresh_state(first.recipe), first.tokenizer(), ROUTINE))

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_from_scratch import Llama, LlamaConfig
-from llama_from_scratch.tokenizer import train_bpe
+from llama_from_scratch.tokenizer import Tokenizer, train_bpe
+from llama_from_scratch.tokenizer.base import SpellingError
 from llama_from_scratch.training import Recipe, take_step
 from llama_from_scratch.training.batches import Batches, in_order
 from llama_from_scratch.training.log import Log, read_log
@@ -25,7 +26,7 @@ from llama_from_scratch.training.loss import IGNORE, NextTokenLoss, backward, me
 from llama_from_scratch.training.optimizer import adamw, parameter_groups
 from llama_from_scratch.training.schedule import warmup_cosine, warmup_stable_decay
 from llama_from_scratch.training.texts import Document, read_texts
-from llama_from_scratch.training.tokens import read_tokens, write_tokens
+from llama_from_scratch.training.tokens import count_unspellable, read_tokens, write_tokens
 
 FP32 = contextlib.nullcontext()
 
@@ -36,7 +37,7 @@ def small_config(**changes) -> LlamaConfig:
 
 
 def strong_model(**changes) -> Llama:
-    """Weights so large that every part of the model leaves a trace in the loss."""
+    """Weights so large that every part of the model affects the loss."""
     model = Llama(small_config(**changes))
     with torch.no_grad():
         for weight in model.parameters():
@@ -55,7 +56,7 @@ def batch(rows: int, length: int, ignored: int = 0) -> tuple[torch.Tensor, torch
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_the_gradient_is_that_of_transformers(tied, tmp_path):
+def test_gradient_equals_transformers(tied, tmp_path):
     """Loss and every gradient, GQA, length 96; theirs shifts the labels itself and takes the mean."""
     from llama_from_scratch.checkpoint import save_model
     from llama_from_scratch.checkpoint.names import TO_HUGGING_FACE, translate
@@ -79,7 +80,7 @@ def test_the_gradient_is_that_of_transformers(tied, tmp_path):
         torch.testing.assert_close(weight.grad, reference, rtol=1e-4, atol=1e-5 * float(reference.abs().max()) + 1e-6)
 
 
-def test_the_loss_of_half_precision_logits_is_computed_in_fp32():
+def test_loss_of_bf16_logits_is_computed_in_fp32():
     logits, targets = torch.randn(2, 64, 128) * 8, torch.randint(0, 128, (2, 64))
     low = logits.bfloat16()
     exact = F.nll_loss(low.double().log_softmax(-1).flatten(0, 1), targets.flatten(), reduction="sum")
@@ -90,8 +91,8 @@ def test_the_loss_of_half_precision_logits_is_computed_in_fp32():
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("at_a_time", [1, 7, 64, 100, 191])
-def test_logits_of_a_few_tokens_at_a_time_are_the_same_loss(at_a_time, tied):
-    """Parts of equal and of unequal many, with targets that do not count among them, and one part of no others."""
+def test_loss_in_parts_equals_the_loss_at_once(at_a_time, tied):
+    """Parts of equal and of different sizes, with ignored targets, and one part with nothing else."""
     model, (tokens, targets) = strong_model(tie_embeddings=tied), batch(3, 64, ignored=20)
     targets[0] = IGNORE
     whole, parts = NextTokenLoss(model), NextTokenLoss(model, max_logits=at_a_time * 128)
@@ -108,7 +109,7 @@ def test_logits_of_a_few_tokens_at_a_time_are_the_same_loss(at_a_time, tied):
         assert parts(tokens, targets).item() == pytest.approx(reference.item(), rel=1e-6)
 
 
-def test_accumulated_micro_batches_of_unequal_size_are_one_big_batch():
+def test_accumulation_of_unequal_parts_equals_one_batch():
     """The mean of means, which many loops take, is another number here."""
     parts = [batch(2, 64, ignored=120), batch(2, 64), batch(2, 64, ignored=60)]
     together = tuple(torch.cat(column) for column in zip(*parts, strict=True))
@@ -135,14 +136,14 @@ def test_mean_loss_weighs_tokens_and_leaves_no_gradient():
 
 @pytest.mark.parametrize("batches", [0, 1, 2])
 @pytest.mark.parametrize("mean", [backward, mean_loss])
-def test_a_mean_over_no_target_is_refused(mean, batches):
+def test_mean_loss_over_no_target_is_refused(mean, batches):
     model, parts = Llama(small_config()), [batch(2, 8, ignored=16) for _ in range(batches)]
     with pytest.raises(ValueError, match="^no target counts, .* give at least one that is not -100$"):
         mean(NextTokenLoss(model), parts, FP32)
     assert all(weight.grad is None for weight in model.parameters())
 
 
-def test_a_loss_of_parts_has_one_backward_pass_only():
+def test_loss_in_parts_refuses_a_second_backward():
     """A second one would scale again what the first has scaled, and a second derivative would be zero."""
     model, (tokens, targets) = strong_model(), batch(2, 16)
     loss = NextTokenLoss(model, max_logits=8 * 128)(tokens, targets)
@@ -155,7 +156,7 @@ def test_a_loss_of_parts_has_one_backward_pass_only():
         loss.backward()
 
 
-def test_one_batch_can_be_learned_by_heart():
+def test_take_step_overfits_one_batch():
     recipe = Recipe(data=("x",), steps=150, warmup=10, learning_rate=3e-3, vocab_size=128)
     model, one = Llama(small_config()), batch(4, 32)
     optimizer = adamw(model, recipe.learning_rate, weight_decay=0.0)
@@ -179,7 +180,7 @@ def test_bfloat16_autocast_trains_fp32_weights():
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_ends_it_and_leaves_the_weights(broken):
+def test_take_step_with_nan_loss_keeps_the_weights(broken):
     recipe = Recipe(data=("x",), steps=10, warmup=0, vocab_size=128)
     model = Llama(small_config())
     optimizer = adamw(model, 1e-3)
@@ -190,7 +191,7 @@ def test_a_loss_that_is_no_number_ends_it_and_leaves_the_weights(broken):
     assert all(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
 
 
-def test_the_gradient_is_clipped_to_the_norm_that_the_recipe_says():
+def test_take_step_clips_the_gradient():
     recipe = Recipe(data=("x",), steps=10, warmup=0, clip=0.25, vocab_size=128)
     model = strong_model()
     kept = {}
@@ -207,7 +208,7 @@ def test_the_gradient_is_clipped_to_the_norm_that_the_recipe_says():
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_only_matrices_decay(tied):
+def test_parameter_groups_decay_matrices_only(tied):
     model = Llama(small_config(tie_embeddings=tied, attention_bias=True))
     names = {weight: name for name, weight in model.named_parameters()}
     matrices, vectors = parameter_groups(model, 0.1)
@@ -220,7 +221,7 @@ def test_only_matrices_decay(tied):
     assert len(matrices["params"]) + len(vectors["params"]) == len(names)
 
 
-def test_an_update_is_adamw_as_the_paper_writes_it():
+def test_adamw_equals_the_paper():
     """Two steps, in double precision, by hand (Loshchilov and Hutter, 2019, algorithm 2)."""
     model = Llama(small_config())
     optimizer = adamw(model, 0.01, weight_decay=0.1)
@@ -244,7 +245,7 @@ def test_an_update_is_adamw_as_the_paper_writes_it():
 # --- the schedules -----------------------------------------------------------------------------------------------
 
 
-def test_cosine_at_its_corners():
+def test_cosine_at_its_ends():
     rate = [warmup_cosine(step, steps=101, warmup=10, final=0.1) for step in range(101)]
     assert rate[0] == pytest.approx(0.1) and rate[9] == rate[10] == 1.0
     assert rate[55] == pytest.approx(0.55)  # half way down
@@ -253,7 +254,7 @@ def test_cosine_at_its_corners():
     assert warmup_cosine(0, 1, 0, 0.1) == 1.0  # one step in all
 
 
-def test_wsd_at_its_corners():
+def test_wsd_at_its_ends():
     rate = [warmup_stable_decay(step, steps=100, warmup=10, decay=20, final=0.0) for step in range(100)]
     assert rate[0] == pytest.approx(0.1) and rate[9] == rate[10] == 1.0
     assert set(rate[9:80]) == {1.0}
@@ -261,8 +262,20 @@ def test_wsd_at_its_corners():
     assert [warmup_stable_decay(s, 5, 0, 0, 0.5) for s in range(5)] == [1.0] * 5
 
 
+@pytest.mark.parametrize("final", [0.0, 0.1])
+@pytest.mark.parametrize(("steps", "warmup", "decay"), [(100, 10, 20), (100, 0, 0), (10, 10, 0), (1, 0, 1), (1, 0, 0)])
+def test_schedules_are_flat_after_their_last_step(steps, warmup, decay, final):
+    """Without the limit the cosine would rise again, and WSD fall below zero."""
+    for rate in (
+        lambda step: warmup_cosine(step, steps, warmup, final),
+        lambda step: warmup_stable_decay(step, steps, warmup, decay, final),
+    ):
+        assert {rate(step) for step in (steps, steps + 1, 2 * steps, 10**6)} == {rate(steps - 1)}
+        assert rate(steps - 1) >= 0
+
+
 @given(st.integers(1, 300), st.data())
-def test_wsd_does_not_know_its_end_before_it_falls(steps, data):
+def test_wsd_before_its_decay_does_not_depend_on_steps(steps, data):
     warmup = data.draw(st.integers(0, steps))
     decay = data.draw(st.integers(0, steps - warmup))
     step = data.draw(st.integers(0, steps - 1))
@@ -276,7 +289,7 @@ def test_wsd_does_not_know_its_end_before_it_falls(steps, data):
 
 
 @given(st.integers(2, 9), st.integers(1, 5), st.integers(0, 400), st.integers(0, 3))
-def test_each_epoch_has_every_window_once_and_targets_are_the_next_tokens(context, size, extra, seed):
+def test_batches_have_each_window_once_an_epoch(context, size, extra, seed):
     tokens = np.arange((size + 1) * context + extra, dtype=np.uint16)
     batches = Batches(tokens, context, size, seed)
     windows = batches.windows
@@ -288,7 +301,32 @@ def test_each_epoch_has_every_window_once_and_targets_are_the_next_tokens(contex
         assert starts[-1] + context < len(tokens)
 
 
-def test_the_order_follows_from_seed_and_number_alone():
+@given(st.integers(2, 9), st.integers(1, 5), st.integers(0, 40), st.integers(0, 3))
+def test_batches_mask_leaves_only_its_targets(context, size, extra, seed):
+    """Two epochs: each target is there if and only if the mask says so at its own position."""
+    tokens = np.arange((size + 1) * context + extra, dtype=np.uint16)
+    mask = np.random.default_rng(seed).random(len(tokens)) < 0.5
+    masked, plain = Batches(tokens, context, size, seed, mask), Batches(tokens, context, size, seed)
+    for i in range(2 * plain.windows):
+        inputs, targets = masked[i]
+        assert torch.equal(inputs, plain[i][0])
+        expected = plain[i][1]  # a token is its position here
+        assert torch.equal(targets, torch.where(torch.from_numpy(mask)[expected], expected, IGNORE))
+
+
+def test_batches_mask_of_another_length_is_refused():
+    with pytest.raises(ValueError, match=r"the mask has shape \(79,\) and the tokens \(80,\); give one bool a token"):
+        Batches(np.zeros(80, np.uint16), 16, 4, 0, np.ones(79, bool))
+
+
+@given(st.integers(2, 200), st.integers(1, 20), st.integers(1, 7))
+def test_in_order_mask_leaves_only_its_targets(n, context, size):
+    tokens, mask = np.arange(n, dtype=np.uint32), np.arange(n) % 3 == 0
+    targets = [t for _, part in in_order(tokens, context, size, mask=mask) for t in part[part != IGNORE].tolist()]
+    assert targets == [i for i in range(1, n) if i % 3 == 0]
+
+
+def test_batches_depend_on_seed_and_index_alone():
     tokens = np.random.default_rng(0).integers(0, 500, 5000).astype(np.uint16)
     once, again = Batches(tokens, 16, 4, seed=7), Batches(tokens, 16, 4, seed=7)
     forwards = [once[i] for i in range(200)]  # more than two epochs
@@ -299,7 +337,7 @@ def test_the_order_follows_from_seed_and_number_alone():
     assert not torch.equal(once[0][0], once[epoch][0])  # another order the next time
 
 
-def test_a_text_that_is_too_short_for_a_batch():
+def test_batches_of_too_short_a_text_are_refused():
     Batches(np.zeros(5 * 16, np.uint16), 16, 4, 0)
     with pytest.raises(
         ValueError, match=r"^the text has 79 tokens, and a batch of 4 windows of 16 needs 80; give more"
@@ -308,7 +346,7 @@ def test_a_text_that_is_too_short_for_a_batch():
 
 
 @given(st.integers(2, 200), st.integers(1, 20), st.integers(1, 7))
-def test_in_order_gives_every_token_but_the_first_once_as_target(n, context, size):
+def test_in_order_has_each_target_once(n, context, size):
     tokens = np.arange(n, dtype=np.uint32)
     found = []
     for inputs, targets in in_order(tokens, context, size):
@@ -319,7 +357,7 @@ def test_in_order_gives_every_token_but_the_first_once_as_target(n, context, siz
     assert found == list(range(1, n))
 
 
-def test_in_order_with_a_limit_looks_everywhere():
+def test_in_order_with_a_limit_spreads_over_the_text():
     targets = [t for _, targets in in_order(np.arange(10_000), 10, 8, limit=500) for t in targets.flatten().tolist()]
     assert len(targets) == 500 and min(targets) < 20 and max(targets) > 9_980
 
@@ -327,7 +365,7 @@ def test_in_order_with_a_limit_looks_everywhere():
 # --- texts and tokens --------------------------------------------------------------------------------------------
 
 
-def test_files_and_folders_in_order_of_their_names_and_the_end_of_each_is_held_out(tmp_path):
+def test_read_texts_sorts_files_and_holds_out_their_ends(tmp_path):
     lines = [f"line {i:03}\n" for i in range(100)]
     (tmp_path / "b.txt").write_text("".join(lines))
     (tmp_path / "sub").mkdir()
@@ -340,7 +378,7 @@ def test_files_and_folders_in_order_of_their_names_and_the_end_of_each_is_held_o
     assert (train[1].text, held_out[1].text) == ("x" * 190, "x" * 10)
 
 
-def test_no_more_is_held_out_for_the_sake_of_a_long_line(tmp_path):
+def test_read_texts_cuts_within_a_long_line(tmp_path):
     (tmp_path / "a.txt").write_text("Title\n" + "word " * 2000)
     (tmp_path / "b.txt").write_text("\n".join(["word " * 200] * 3))
     train, held_out = read_texts([str(tmp_path)])
@@ -350,13 +388,13 @@ def test_no_more_is_held_out_for_the_sake_of_a_long_line(tmp_path):
     ]
 
 
-def test_the_mark_that_some_editors_put_before_a_text_is_no_part_of_it(tmp_path):
+def test_read_texts_drops_the_byte_order_mark(tmp_path):
     (tmp_path / "a.txt").write_bytes("\ufeffTitle\nA \ufeff within stays.".encode())
     train, held_out = read_texts([str(tmp_path)])
     assert train[0].text + held_out[0].text == "Title\nA \ufeff within stays."
 
 
-def test_no_text_counts_twice(tmp_path):
+def test_read_texts_refuses_a_text_given_twice(tmp_path):
     (tmp_path / "a.txt").write_text("one\ntwo\n")
     file = (tmp_path / "a.txt").resolve()
     for sources in ([str(file), str(file)], [str(tmp_path), f"{tmp_path}/../{tmp_path.name}/a.txt"]):
@@ -377,7 +415,7 @@ def test_no_text_counts_twice(tmp_path):
         (lambda p: p.write_text(" \n"), "{p} holds no text; give a file that does, or take it away"),
     ],
 )
-def test_texts_that_cannot_be_used(make, message, tmp_path):
+def test_read_texts_refuses_what_is_not_text(make, message, tmp_path):
     path = tmp_path / "input"
     make(path)
     with pytest.raises(ValueError) as error:
@@ -390,7 +428,7 @@ def tok():
     return train_bpe("the quick brown fox jumps over the lazy dog, and the dog sleeps on " * 20, 290)
 
 
-def test_tokens_are_the_documents_with_an_end_behind_each(tok, tmp_path):
+def test_write_tokens_ends_each_document_with_eos(tok, tmp_path):
     documents = [Document("one", "the quick brown"), Document("two", "fox: 狐 \U0001f98a")]
     write_tokens(tmp_path / "data", {"train": documents, "held_out": documents[:1]}, tok)
     tokens = read_tokens(tmp_path / "data", "train")
@@ -403,8 +441,25 @@ def test_tokens_are_the_documents_with_an_end_behind_each(tok, tmp_path):
     assert sum(d["tokens"] for d in stored["train"]["documents"]) == len(tokens)
 
 
+def test_write_tokens_counts_what_it_replaces(tmp_path):
+    """A vocabulary without the letter z."""
+    pieces = [bytes([byte]) for byte in range(256) if byte != ord("z")]
+    letters = Tokenizer([*pieces, b"<end>"], {}, {"<end>": 255}, [r"."], eos_id=255)
+    documents = [Document("one", "a zoo"), Document("two", "zzz"), Document("three", "b")]
+    with pytest.raises(SpellingError, match=r"^one: this model's vocabulary cannot spell 'z' .* errors=\"replace\""):
+        write_tokens(tmp_path / "data", {"train": documents}, letters)
+    assert not (tmp_path / "data").exists()
+    for errors, text in (
+        ("replace", "a \ufffdoo<end>\ufffd\ufffd\ufffd<end>b<end>"),
+        ("ignore", "a oo<end><end>b<end>"),
+    ):
+        write_tokens(tmp_path / errors, {"train": documents}, letters, errors=errors)
+        assert letters.decode(read_tokens(tmp_path / errors, "train").tolist()) == text
+        assert count_unspellable(tmp_path / errors) == 4
+
+
 @pytest.mark.parametrize("harm", ["cut", "changed", "gone", "pickle"])
-def test_tokens_that_are_not_what_was_written(harm, tok, tmp_path):
+def test_read_tokens_refuses_a_changed_file(harm, tok, tmp_path):
     write_tokens(tmp_path / "data", {"train": [Document("one", "the dog " * 50)]}, tok)
     file = tmp_path / "data" / "train.npy"
     raw = file.read_bytes()
@@ -423,7 +478,7 @@ def test_tokens_that_are_not_what_was_written(harm, tok, tmp_path):
 # --- the log -----------------------------------------------------------------------------------------------------
 
 
-def test_a_log_on_a_full_disk_is_named(tmp_path):
+def test_log_on_a_full_disk_is_named(tmp_path):
     log, old = Log(tmp_path / "log.jsonl", 0), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, old[1]))
     try:
@@ -434,7 +489,7 @@ def test_a_log_on_a_full_disk_is_named(tmp_path):
     log.close()
 
 
-def test_a_log_whose_disk_is_found_full_only_when_it_is_synced(tmp_path, monkeypatch):
+def test_log_sync_on_a_full_disk_is_named(tmp_path, monkeypatch):
     def full(_descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -446,7 +501,7 @@ def test_a_log_whose_disk_is_found_full_only_when_it_is_synced(tmp_path, monkeyp
     log.close()
 
 
-def test_the_log_forgets_what_was_never_saved(tmp_path):
+def test_log_drops_records_after_the_save(tmp_path):
     path = tmp_path / "log.jsonl"
     log = Log(path, 0)
     log.write({"step": 1})
@@ -493,13 +548,13 @@ def test_the_log_forgets_what_was_never_saved(tmp_path):
         ({"dim": 8}, "head_dim is 1; it must be even"),
     ],
 )
-def test_recipes_that_cannot_be(changes, message, as_users_run_it):
+def test_recipe_with_a_bad_setting_is_refused(changes, message, as_users_run_it):
     with pytest.raises(ValueError) as error:
         Recipe(**{"data": ("x",), "steps": 100, **changes})
     assert str(error.value).startswith(message)
 
 
-def test_a_whole_number_does_for_a_fraction(as_users_run_it):
+def test_recipe_takes_an_int_for_a_float(as_users_run_it):
     whole = Recipe(data=("x",), steps=10, warmup=0, clip=1, weight_decay=0, learning_rate=1, vocab_size=300)
     assert whole == Recipe(**vars(whole) | {"clip": 1.0, "weight_decay": 0.0, "learning_rate": 1.0})
     assert whole.learning_rate_at(0) == 1
