@@ -37,12 +37,11 @@ class AddedTokens:
                 begin -= 1
             while token.rstrip and end < len(text) and self._space.match(text[end]):
                 end += 1
-            if begin < start:  # the rstrip of the token before took it
-                continue
+            begin = max(begin, start)  # the rstrip of the token before may have taken its first characters
             if begin > start:
                 yield text[start:begin], None
             yield text[begin:end], token
-            start = end
+            start = max(end, start)
         if start < len(text):
             yield text[start:], None
 
@@ -61,7 +60,7 @@ def with_ids(tokens: Iterable[AddedToken], ids: dict[str, int], n: int) -> list[
         found = ids.get(token.content, n)
         if token.id not in (None, found):
             raise ValueError(
-                f"the added token {token.content!r} is said to have the id {token.id}, and would get {found}"
+                f"the added token {token.content!r} is said to have the id {token.id}, but its place is {found}"
             )
         n += found == n
         placed.append(token._replace(id=found))

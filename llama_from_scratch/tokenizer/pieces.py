@@ -49,7 +49,7 @@ def with_added_pieces(
         kind = Kind.CONTROL if token.special else Kind.USER_DEFINED
         if token.id == len(pieces):
             pieces.append(Piece(token.content, lowest, kind))
-        elif pieces[token.id].kind in (Kind.NORMAL, Kind.UNUSED) or pieces[token.id].kind == Kind.USER_DEFINED:
+        elif token.special and pieces[token.id].kind not in SPECIAL:
             pieces[token.id] = pieces[token.id]._replace(kind=kind)
     return pieces, placed
 

@@ -30,12 +30,15 @@ def sentencepiece_fields(tokenizer: "SentencePieceTokenizer") -> dict[str, Any]:
             "and 2 if the file names none); save the model in another format"
         )
     tokenizer.check_scores("GGUF")
+    added = {token.id for token in tokenizer.added.values() if not token.special}
     return _common(tokenizer) | {
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.pre": "default",
         "tokenizer.ggml.tokens": [piece.text for piece in tokenizer.vocabulary],
         "tokenizer.ggml.scores": [piece.score for piece in tokenizer.vocabulary],
-        "tokenizer.ggml.token_type": [int(piece.kind) for piece in tokenizer.vocabulary],
+        "tokenizer.ggml.token_type": [
+            USER_DEFINED if i in added else int(piece.kind) for i, piece in enumerate(tokenizer.vocabulary)
+        ],
         "tokenizer.ggml.add_space_prefix": tokenizer.prefix == "always",
     }
 

@@ -41,7 +41,10 @@ def vocabulary_from_json(data: dict[str, Any], added: list[AddedToken], merges: 
 
     kinds = dict.fromkeys(ids, Kind.NORMAL)
     kinds |= {text: Kind.BYTE for text in ids if re.fullmatch("<0x[0-9A-F]{2}>", text)}
-    kinds |= {token.content: Kind.CONTROL if token.special else Kind.USER_DEFINED for token in added}
+    kinds |= {token.content: Kind.CONTROL for token in added if token.special}
+    kinds |= {
+        token.content: Kind.USER_DEFINED for token in added if not (token.special or token.content in model["vocab"])
+    }
     if (unknown := model.get("unk_token")) in kinds and kinds[unknown] == Kind.CONTROL:
         kinds[unknown] = Kind.UNKNOWN
     texts = sorted(ids, key=ids.__getitem__)
@@ -96,6 +99,11 @@ def sentencepiece_parts(tok: "SentencePieceTokenizer") -> dict[str, Any]:
             "in tokenizer.json each pair has a rank of its own"
         )
     text = [piece.text for piece in tok.vocabulary]
+    n = kinds.index(Kind.USER_DEFINED) if Kind.USER_DEFINED in kinds else len(text)
+    if set(kinds[n:]) <= {Kind.USER_DEFINED, Kind.CONTROL}:  # added tokens, which the vocabulary need not list; in it,
+        text_in_vocabulary = text[:n]  # one of a single character would be found in every word
+    else:
+        text_in_vocabulary = text
     by_rank = sorted(tok.merges, key=lambda pair: (tok.merges[pair][0], *(-len(text[i]) for i in pair)))
     normalizer, pre_tokenizer = SPELLINGS[tok.prefix]
     unknown = text[kinds.index(Kind.UNKNOWN)] if Kind.UNKNOWN in kinds else None
@@ -119,7 +127,7 @@ def sentencepiece_parts(tok: "SentencePieceTokenizer") -> dict[str, Any]:
             "fuse_unk": True,
             "byte_fallback": True,
             "ignore_merges": False,
-            "vocab": {token: i for i, token in enumerate(text)},
+            "vocab": {token: i for i, token in enumerate(text_in_vocabulary)},
             "merges": [(text[left], text[right]) for left, right in by_rank],
         },
     }
