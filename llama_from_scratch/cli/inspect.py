@@ -84,7 +84,8 @@ def _tokenizer(name: str) -> list[tuple[str, ...]]:
         return [("none that can be read", str(error))]
 
     def named(token: int | None) -> str:
-        return "none" if token is None else f"{token} {tok.tokens[token]}"
+        text = "none" if token is None else tok.tokens[token] if token < len(tok) else "(no token)"
+        return text if token is None else f"{token} {text}"
 
     return [
         ("kind", "SentencePiece BPE" if isinstance(tok, SentencePieceTokenizer) else "byte-level BPE"),
@@ -92,7 +93,7 @@ def _tokenizer(name: str) -> list[tuple[str, ...]]:
         ("bos", named(tok.bos_id) + (", before every text" if tok.add_bos else ", not added to a text")),
         ("eos", named(tok.eos_id)),
         ("stops at", ", ".join(named(token) for token in sorted(tok.stop_ids)) or "none"),
-        ("chat template", "yes" if tok.chat_template else "no"),
+        ("chat template", ", ".join(tok.templates) or "none"),
     ]
 
 

@@ -17,7 +17,7 @@ MODEL_FILE = re.compile(
 )
 TOKENIZER_FILE = re.compile(
     r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|generation_config|vocab)\.json"
-    r"|tokenizer\.model|chat_template\.jinja|merges\.txt"
+    r"|tokenizer\.model|chat_template\.(jinja|json)|merges\.txt"
 )
 
 

@@ -1,21 +1,25 @@
 """The tokenizer: text in, token ids out, and back."""
 
-import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from ..files.model_files import AddedToken
+from .added import AddedTokens
 from .bpe import Merges, merge
 from .byte_table import to_utf8
-from .chat import Format, Message, format_of, render
+from .chat import FORMATS, Format, Message, llama2, render
 from .formats.gguf_fields import byte_level_fields
 from .formats.save import byte_level_parts, save_hugging_face_tokenizer
+from .pieces import STOP_NAMES
 from .split import compile_patterns, split
 from .stream import TextStream
 
-# The names under which released models end a document, a turn, or a message: generation stops at any of them.
-STOP_NAMES = ("<|endoftext|>", "<|im_end|>", "<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")
+# The chat formats that can be chosen by name, and the special tokens that each needs. Llama 2's needs none.
+CHAT_FORMATS: dict[str, tuple[set[str], Format]] = {
+    form.__name__: (needed, form) for needed, form in [*FORMATS, (set(), llama2)]
+}
 
 
 Errors = Literal["strict", "replace", "ignore"]
@@ -39,6 +43,13 @@ class Tokenizer:
     patterns: regular expressions (of the package `regex`) that cut a text into pieces, applied one after another.
     whole_first: a piece that is itself a token is taken whole, before any merge (Llama 3: 588 of its tokens
         cannot be reached by merging).
+    added: the added tokens that are not special, such as <think>, which are found in every text; and special tokens
+        with options such as `rstrip`.
+    bos_id, eos_id, pad_id: the tokens that begin and end a text, and the one that fills up a batch.
+    add_bos: whether `encode` puts bos before a text.
+    stop_ids: further tokens at which generation stops. The attribute of this name holds all of them: these, eos, and
+        the special tokens that end a turn by their name (`STOP_NAMES`).
+    chat_template: a Jinja template for chats. templates: several, by name; `chat` takes the one called "default".
     """
 
     def __init__(
@@ -51,10 +62,16 @@ class Tokenizer:
         whole_first: bool = False,
         bos_id: int | None = None,
         eos_id: int | None = None,
+        pad_id: int | None = None,
         add_bos: bool = False,
+        stop_ids: Iterable[int] = (),
         chat_template: str | None = None,
+        templates: dict[str, str] | None = None,
+        added: Iterable[AddedToken] = (),
     ) -> None:
-        named = [*special.items(), ("bos", bos_id), ("eos", eos_id)]
+        self.added = {token.content: token for token in added}
+        ordinary_added = {token.content: token.id for token in self.added.values() if not token.special}
+        named = [*special.items(), *ordinary_added.items(), ("bos", bos_id), ("eos", eos_id), ("pad", pad_id)]
         for name, token in named:
             if token is not None and not 0 <= token < len(pieces):
                 raise ValueError(f"the {name} token is {token}; the vocabulary has the ids 0 to {len(pieces) - 1}")
@@ -62,22 +79,43 @@ class Tokenizer:
             raise ValueError("texts are to begin with the bos token, and no bos token is given")
         self.pieces = list(pieces)
         self.special = dict(special)
-        self.bos_id, self.eos_id, self.add_bos = bos_id, eos_id, add_bos
-        self.chat_template = chat_template
-        stops = {special[name] for name in STOP_NAMES if name in special}
-        self.stop_ids: frozenset[int] = frozenset(stops if eos_id is None else stops | {eos_id})
+        self.bos_id, self.eos_id, self.pad_id, self.add_bos = bos_id, eos_id, pad_id, add_bos
+        self.templates = dict(templates or {}) | ({} if chat_template is None else {"default": chat_template})
+        by_name = {special[name] for name in STOP_NAMES if name in special}
+        self.stop_ids: frozenset[int] = frozenset(by_name | set(stop_ids) | ({eos_id} - {None}))
 
         self.merges, self.whole_first, self.patterns = merges, whole_first, tuple(patterns)
 
         self._patterns = compile_patterns(patterns)
-        ordinary = set(range(len(self.pieces))) - set(special.values())
+        ordinary = (
+            set(range(len(self.pieces)))
+            - set(special.values())
+            - {token for text, token in ordinary_added.items() if len(text.encode()) > 1}
+        )
         self._ids = {self.pieces[token]: token for token in ordinary}
         self._cache: dict[str, list[int]] = {}
-        longest_first = sorted(special, key=len, reverse=True)
-        self._special_pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        in_text = [
+            *(self.added.get(name) or AddedToken(name, token, special=True) for name, token in special.items()),
+            *(token for token in self.added.values() if not token.special),
+        ]
+        # Two searches, as in tokenizers: special tokens are always part of the first.
+        self._added = AddedTokens(token for token in in_text if token.special or not token.normalized)
+        self._normalized = AddedTokens(
+            (token for token in in_text if not token.special and token.normalized), self._normalize
+        )
 
     def __len__(self) -> int:
         return len(self.pieces)
+
+    @property
+    def chat_template(self) -> str | None:
+        """The chat template called "default"."""
+        return self.templates.get("default")
+
+    @chat_template.setter
+    def chat_template(self, template: str | None) -> None:
+        self.templates.pop("default", None)
+        self.templates |= {} if template is None else {"default": template}
 
     @cached_property
     def tokens(self) -> list[str]:
@@ -122,16 +160,18 @@ class Tokenizer:
         return not "\ud800" <= char <= "\udfff" and all(bytes([byte]) in self._ids for byte in char.encode())
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`, special tokens by their names; U+FFFD where the bytes are no UTF-8.
+        """The text of `ids`, special tokens by their names; U+FFFD where the bytes are not UTF-8.
+
+        An id without a token gives no text: a model may have more rows than its tokenizer has tokens, and draw one.
 
         Raises:
-            ValueError: for an id that is not in the vocabulary.
+            ValueError: for a negative id.
         """
         stream = self.stream()
         return "".join([stream.push(token) for token in ids]) + stream.flush()
 
     def stream(self, after: Iterable[int] = ()) -> TextStream:
-        """A decoder for tokens that come one at a time: those that follow `after`, whose own text it does not give."""
+        """A decoder for tokens that come one at a time, after the tokens `after`, whose text it does not give."""
         stream = self._new_stream()
         for token in after:
             stream.push(token)
@@ -140,30 +180,51 @@ class Tokenizer:
     def _new_stream(self) -> TextStream:
         return TextStream(self.pieces)
 
-    def chat(self, messages: list[Message]) -> list[int]:
+    def chat(self, messages: list[Message], format: str | None = None) -> list[int]:
         """The token ids of a conversation in the model's own format, ready for the assistant's next answer.
 
-        The format is the chat template of the model's files. If they have none, it is the one whose special tokens
-        the vocabulary has: Llama 3's, ChatML, or Llama 2's.
+        format: None takes the chat template of the model's files. Otherwise "llama3", "chatml" or "llama2", or the name
+            of one of the model's templates if it has several.
 
-        Special tokens that stand in the messages are read as plain characters: nobody can end their own turn and
-        speak as someone else.
+        Special tokens in the messages are read as plain characters, so that a message cannot end its turn and continue
+        as another speaker.
 
         Raises:
-            ValueError: if the model has no format for chats, or the format refuses the messages.
+            ValueError: if the model has no chat template and no format is given, if its vocabulary lacks the tokens of
+                the format, or if the format refuses the messages.
         """
-        form = self.chat_template if self.chat_template is not None else self._own_chat_format()
-        if form is None:
-            raise ValueError("this model has no chat template; it continues text: use generate, or an Instruct model")
+        form = self._chat_format(format)
         bos, eos = ("" if i is None else self.tokens[i] for i in (self.bos_id, self.eos_id))
         rendered, marker = render(form, messages, list(self.special), bos, eos)
         ids = self._encode_special(rendered, marker)
-        if self.chat_template is None and self.add_bos and ids[:1] != [self.bos_id]:
-            ids.insert(0, self.bos_id)  # a template has written it, if the model is to see one
+        if not isinstance(form, str) and self.add_bos and ids[:1] != [self.bos_id]:
+            ids.insert(0, self.bos_id)  # a template writes it itself
         return ids
 
-    def _own_chat_format(self) -> Format | None:
-        return format_of(self.special)
+    def _chat_format(self, name: str | None) -> str | Format:
+        if (template := self.templates.get("default" if name is None else name)) is not None:
+            return template
+        choices = ", ".join(map(repr, [*self.templates, *CHAT_FORMATS]))
+        if name is None and self.templates:
+            raise ValueError(
+                f"this model has several chat templates and none called 'default'; choose a format: {choices}"
+            )
+        if name is None:
+            fits = [name for name, (needed, _) in CHAT_FORMATS.items() if needed and needed <= self.special.keys()]
+            hint = f" (its vocabulary has the tokens of {fits[0]!r})" if fits else ""
+            raise ValueError(
+                f"this model has no chat template; it continues text: use generate, or choose the format that it was "
+                f"trained on, {choices}{hint}"
+            )
+        if name not in CHAT_FORMATS:
+            raise ValueError(f"there is no chat format {name!r}; known are {choices}")
+        needed, form = CHAT_FORMATS[name]
+        if missing := sorted(needed - self.special.keys()):
+            raise ValueError(
+                f"the chat format {name!r} needs the special token {missing[0]!r}, which this vocabulary lacks; "
+                "choose the format that it was trained on"
+            )
+        return form
 
     def save(self, folder: str | Path) -> None:
         """Write the tokenizer as files that `load_tokenizer` and transformers read (see `save.py`).
@@ -192,16 +253,34 @@ class Tokenizer:
 
     def _encode_special(self, text: str, marker: str = "") -> list[int]:
         """Special tokens as such, and what lies between them as ordinary text without `marker`."""
+        return self._encode_parts(text, True, marker)
+
+    def _encode_ordinary(self, text: str) -> list[int]:
+        return self._encode_parts(text, False)
+
+    def _encode_parts(self, text: str, allow_special: bool, marker: str = "") -> list[int]:
         ids: list[int] = []
         start = 0
-        for match in self._special_pattern.finditer(text):
-            ids += self._encode_ordinary(text[start : match.start()].replace(marker, ""), at_start=start == 0)
-            ids.append(self.special[match[0]])
-            start = match.end()
-        return ids + self._encode_ordinary(text[start:].replace(marker, ""), at_start=start == 0)
+        for part, token in self._added.split(text, allow_special):
+            if token is not None:
+                ids.append(token.id)
+            else:
+                ids += self._encode_between(part.replace(marker, ""), at_start=start == 0)
+            start += len(part)
+        return ids
 
-    def _encode_ordinary(self, text: str, at_start: bool = True) -> list[int]:
-        """`at_start` says that no special token stands before `text`. To byte-level BPE it makes no difference."""
+    def _encode_between(self, text: str, at_start: bool) -> list[int]:
+        """Text between added tokens. at_start: whether it begins the whole text, which byte-level BPE does not need."""
+        ids: list[int] = []
+        for part, token in self._normalized.split(text, allow_special=False):
+            ids += self._encode_words(part) if token is None else [token.id]
+        return ids
+
+    def _normalize(self, text: str) -> str:
+        """How the text is changed before normalized added tokens are searched in it."""
+        return text
+
+    def _encode_words(self, text: str) -> list[int]:
         ids: list[int] = []
         for piece in split(text, self._patterns):
             found = self._cache.get(piece)

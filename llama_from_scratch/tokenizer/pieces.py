@@ -1,12 +1,17 @@
 """The entries of a SentencePiece vocabulary, and the merges that follow from their scores."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import Literal, NamedTuple
 
+from ..files.model_files import AddedToken
+from .added import with_ids
 from .bpe import Merges, merges_of_ranked
 
 SPACE = "▁"
+
+# The names under which released models end a document, a turn, or a message: generation stops at any of them.
+STOP_NAMES = ("<|endoftext|>", "<|im_end|>", "<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")
 
 
 class Kind(IntEnum):
@@ -27,6 +32,26 @@ class Piece(NamedTuple):
     text: str
     score: float  # of two joins, the one with the higher score comes first
     kind: Kind
+
+
+def with_added_pieces(
+    vocabulary: Sequence[Piece], tokens: Iterable[AddedToken]
+) -> tuple[list[Piece], list[AddedToken]]:
+    """The vocabulary with a piece for each added token, and the added tokens with their ids.
+
+    Raises:
+        ValueError: if a token is said to have another id than its place.
+    """
+    pieces = list(vocabulary)
+    placed = with_ids(tokens, {piece.text: i for i, piece in enumerate(pieces)}, len(pieces))
+    lowest = min((piece.score for piece in pieces), default=0.0)
+    for token in placed:
+        kind = Kind.CONTROL if token.special else Kind.USER_DEFINED
+        if token.id == len(pieces):
+            pieces.append(Piece(token.content, lowest, kind))
+        elif token.special and pieces[token.id].kind not in SPECIAL:
+            pieces[token.id] = pieces[token.id]._replace(kind=kind)
+    return pieces, placed
 
 
 # When a stretch of text gets one more space in front: SentencePiece always does it, and files can switch it off. Newer

@@ -8,13 +8,13 @@ decoding of broken bytes, the behaviour of the library `sentencepiece`.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ..files.model_files import AddedToken
 from .base import Tokenizer
 from .bpe import Merges, merge
 from .byte_table import to_utf8
-from .chat import Format, llama2
 from .formats.gguf_fields import sentencepiece_fields
 from .formats.sentencepiece_json import sentencepiece_parts
 from .pieces import SPACE, SPECIAL, Kind, Piece, Prefix, merges_of_scores, tied
@@ -39,19 +39,20 @@ class SentencePieceTokenizer(Tokenizer):
         merges: Merges | None = None,
         *,
         prefix: Prefix = "always",
-        bos_id: int | None = None,
-        eos_id: int | None = None,
+        added: Iterable[AddedToken] = (),
         add_bos: bool = True,
-        chat_template: str | None = None,
+        **settings: Any,
     ) -> None:
         _check(vocabulary)
         self.vocabulary, self.prefix = list(vocabulary), prefix
+        added = list(added)
 
         def ids_of(*kinds: Kind) -> dict[str, int]:
             return {piece.text: i for i, piece in enumerate(vocabulary) if piece.kind in kinds}
 
         self._ids_of_bytes = [ids_of(Kind.BYTE)[f"<0x{byte:02X}>"] for byte in range(256)]
-        self._user_defined = ids_of(Kind.USER_DEFINED)
+        in_text = {token.content for token in added}
+        self._user_defined = {text: i for text, i in ids_of(Kind.USER_DEFINED).items() if text not in in_text}
         unused = {text: i for text, i in ids_of(Kind.UNUSED).items() if len(text) > 1}  # a character: in bytes
         self._ids_of_text = ids_of(Kind.NORMAL) | unused
         # A character without a piece stands as a negative number until everything is joined.
@@ -72,10 +73,9 @@ class SentencePieceTokenizer(Tokenizer):
             special=ids_of(*SPECIAL),
             # Text can be cut into words, which is quicker, if no piece reaches across the end of a word.
             patterns=() if any(re.search(f"[^{SPACE}]{SPACE}", text) for text in self._ids_of_text) else (WORD,),
-            bos_id=bos_id,
-            eos_id=eos_id,
+            added=added,
             add_bos=add_bos,
-            chat_template=chat_template,
+            **settings,
         )
         longest_first = sorted(self._user_defined, key=len, reverse=True)
         self._user_defined_pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
@@ -103,24 +103,39 @@ class SentencePieceTokenizer(Tokenizer):
     def gguf_fields(self) -> dict[str, Any]:
         return sentencepiece_fields(self)
 
-    def _own_chat_format(self) -> Format | None:
-        return super()._own_chat_format() or llama2
-
-    def _encode_ordinary(self, text: str, at_start: bool = True) -> list[int]:
+    def _encode_between(self, text: str, at_start: bool) -> list[int]:
+        """As in tokenizers, the space before a text is put there by a normalizer ("always"), before normalized added
+        tokens are searched in it, or else after that, part by part."""
         if not text:
             return []
-        text = text.replace(" ", SPACE)
-        missing = not text.startswith(SPACE)
-        rule: Prefix = self.prefix
-        if rule == "always" or missing and (rule == "if missing" or rule == "if missing at the start" and at_start):
-            text = SPACE + text
+        if self.prefix in ("always", "never"):
+            text = self._normalize(text)
+        ids: list[int] = []
+        for part, token in self._normalized.split(text, allow_special=False):
+            if token is not None:
+                ids.append(token.id)
+            elif self.prefix in ("always", "never"):
+                ids += self._encode_stretch(part)
+            else:
+                part = part.replace(" ", SPACE)
+                wanted = self.prefix == "if missing" or at_start
+                ids += self._encode_stretch(SPACE + part if wanted and not part.startswith(SPACE) else part)
+            at_start = False
+        return ids
+
+    def _normalize(self, text: str) -> str:
+        if self.prefix not in ("always", "never"):
+            return text
+        return (SPACE if self.prefix == "always" else "") + text.replace(" ", SPACE)
+
+    def _encode_stretch(self, text: str) -> list[int]:
         ids: list[int] = []
         start = 0
         for match in self._user_defined_pattern.finditer(text):
-            ids += super()._encode_ordinary(text[start : match.start()])
+            ids += self._encode_words(text[start : match.start()])
             ids.append(self._user_defined[match[0]])
             start = match.end()
-        return ids + super()._encode_ordinary(text[start:])
+        return ids + self._encode_words(text[start:])
 
     def _can_spell(self, char: str) -> bool:
         return not "\ud800" <= char <= "\udfff"  # all else has a piece, or is spelled in bytes
@@ -149,6 +164,8 @@ class SentencePieceStream(TextStream):
 
     def push(self, token: int) -> str:
         text = super().push(token).translate(REPLACED)
+        if token >= len(self._vocabulary):
+            return text
         kind = self._vocabulary[token].kind
         if self._waiting and kind not in SPECIAL:
             self._waiting = False

@@ -11,14 +11,14 @@ class TextStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors=errors)
 
     def push(self, token: int) -> str:
-        """The text that `token` completes; empty while a character is unfinished.
+        """The text that `token` completes; empty while a character is unfinished, and for an id without a token.
 
         Raises:
-            ValueError: for an id that is not in the vocabulary.
+            ValueError: for a negative id.
         """
-        if not 0 <= token < len(self._pieces):
-            raise ValueError(f"token id {token} is not in the vocabulary of 0 to {len(self._pieces) - 1}")
-        return self._decoder.decode(self._pieces[token])
+        if token < 0:
+            raise ValueError(f"token id {token} is negative; ids begin at 0")
+        return self._decoder.decode(self._pieces[token]) if token < len(self._pieces) else ""
 
     def flush(self) -> str:
         """What is left at the end: U+FFFD if a character was never finished, else nothing."""

@@ -5,17 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from ...files.errors import CheckpointError
+from ...files.model_files import AddedToken, ModelFiles, gguf_model_files
 from ..base import Tokenizer
 from ..byte_table import to_bytes
 from ..pieces import Kind, Piece
 from ..sentencepiece import SentencePieceTokenizer
 from ..split import SPLITS
-from .gguf_fields import CONTROL, NORMAL, UNUSED
+from .gguf_fields import CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 
 WORDS = {str: "text", int: "whole number", float: "number with a fraction"}
 LISTS = {"tokenizer.ggml.tokens": str, "tokenizer.ggml.merges": str}
 LISTS |= {"tokenizer.ggml.scores": float, "tokenizer.ggml.token_type": int}
-SINGLE = {"tokenizer.ggml.bos_token_id": int, "tokenizer.ggml.eos_token_id": int, "tokenizer.chat_template": str}
 
 
 def read_gguf_tokenizer(path: Path) -> Tokenizer:
@@ -29,12 +29,13 @@ def read_gguf_tokenizer(path: Path) -> Tokenizer:
 
     value = GGUFFile(path).value
     try:
-        _check_types(value)
+        _check_lists(value)
+        said = gguf_model_files(value)
         model = value("tokenizer.ggml.model")
         if model == "llama":
-            return _sentencepiece(value)
+            return _sentencepiece(value, said)
         if model == "gpt2":
-            return _byte_level(value)
+            return _byte_level(value, said)
         raise ValueError(
             f"its kind is {model!r}, and only byte-level BPE ('gpt2') and SentencePiece BPE ('llama') are known here"
         )
@@ -47,7 +48,7 @@ def read_gguf_tokenizer(path: Path) -> Tokenizer:
         ) from None
 
 
-def _byte_level(value: Callable[..., Any]) -> Tokenizer:
+def _byte_level(value: Callable[..., Any], said: ModelFiles) -> Tokenizer:
     pre = value("tokenizer.ggml.pre")
     if pre not in SPLITS:
         raise ValueError(f"it cuts text by the rule {pre!r}; the rules known are {', '.join(SPLITS)}")
@@ -55,11 +56,13 @@ def _byte_level(value: Callable[..., Any]) -> Tokenizer:
     types = value("tokenizer.ggml.token_type", [NORMAL] * len(tokens))
     while len(types) == len(tokens) > 0 and types[-1] == UNUSED:  # rows of the embedding beyond the last token
         del types[-1], tokens[-1]
-    if len(types) != len(tokens) or not set(types) <= {NORMAL, CONTROL}:
+    if len(types) != len(tokens) or not set(types) <= {NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED}:
         raise ValueError(
-            f"it gives the types {_some(types)} to {len(types)} of {len(tokens)} tokens; "
-            f"each token needs one, {NORMAL} (ordinary) or {CONTROL} (special)"
+            f"it gives the types {_some(types)} to {len(types)} of {len(tokens)} tokens; each token needs one, "
+            f"{NORMAL} (ordinary), {UNKNOWN} or {CONTROL} (special), {USER_DEFINED} (added) or {UNUSED} (unused)"
         )
+    if not lines:
+        raise ValueError("it lists no merges, without which its tokens cannot be joined")
     ids = {token: i for i, token in enumerate(tokens)}
     merges = {}
     for rank, line in enumerate(lines):
@@ -67,17 +70,29 @@ def _byte_level(value: Callable[..., Any]) -> Tokenizer:
         if not {left, right, left + right} <= ids.keys():
             raise ValueError(f"it joins tokens in merge {rank}, {line!r}, that are not in its vocabulary")
         merges[ids[left], ids[right]] = (rank, ids[left + right])
+    special = {token: i for i, token in enumerate(tokens) if types[i] in (UNKNOWN, CONTROL)}
     return Tokenizer(
-        pieces=[t.encode() if kind == CONTROL else to_bytes(t) for t, kind in zip(tokens, types, strict=True)],
+        pieces=[_bytes(token, kind) for token, kind in zip(tokens, types, strict=True)],
         merges=merges,
-        special={t: i for i, t in enumerate(tokens) if types[i] == CONTROL},
+        special=special,
+        added=[AddedToken(token, i, special=False) for i, token in enumerate(tokens) if types[i] == USER_DEFINED],
         patterns=SPLITS[pre],
         whole_first=pre == "llama-bpe",
-        bos_id=value("tokenizer.ggml.bos_token_id"),
-        eos_id=value("tokenizer.ggml.eos_token_id"),
         add_bos=value("tokenizer.ggml.add_bos_token", pre == "llama-bpe"),
-        chat_template=value("tokenizer.chat_template"),
+        **_ids(said),
     )
+
+
+def _bytes(token: str, kind: int) -> bytes:
+    """What a token decodes to, as in llama.cpp: nothing if it is unused."""
+    return b"" if kind == UNUSED else to_bytes(token) if kind == NORMAL else token.encode()
+
+
+def _ids(said: ModelFiles) -> dict[str, Any]:
+    """The arguments of a `Tokenizer`. Any token may be the bos, eos or padding token of a GGUF file."""
+    eos_id = next(iter(said.eos_ids), None)
+    ids = {"bos_id": said.bos_id, "eos_id": eos_id, "pad_id": said.pad_id}
+    return ids | {"stop_ids": said.eos_ids, "templates": said.templates}
 
 
 def _some(types: list[int]) -> str:
@@ -86,17 +101,14 @@ def _some(types: list[int]) -> str:
     return ", ".join(map(str, kinds[:5])) + (", …" if len(kinds) > 5 else "")
 
 
-def _check_types(value: Callable[..., Any]) -> None:
+def _check_lists(value: Callable[..., Any]) -> None:
     for key, kind in LISTS.items():
         found = value(key, [])
         if not isinstance(found, list) or not all(type(each) is kind for each in found):
             raise ValueError(f"{key} must be a list, and each entry a {WORDS[kind]}")
-    for key, kind in SINGLE.items():
-        if type(found := value(key)) not in (kind, type(None)):
-            raise ValueError(f"{key} is {found!r}; it must be a {WORDS[kind]}")
 
 
-def _sentencepiece(value: Callable[..., Any]) -> SentencePieceTokenizer:
+def _sentencepiece(value: Callable[..., Any], said: ModelFiles) -> SentencePieceTokenizer:
     tokens, scores, types = (value(f"tokenizer.ggml.{key}", []) for key in ("tokens", "scores", "token_type"))
     if not len(tokens) == len(scores) == len(types) or not set(types) <= set(Kind):
         raise ValueError(
@@ -109,12 +121,11 @@ def _sentencepiece(value: Callable[..., Any]) -> SentencePieceTokenizer:
     while n and types[n - 1] == UNUSED:  # rows of the embedding beyond the last token
         n -= 1
     rows = zip(tokens[:n], scores, types, strict=False)
-    bos_id, eos_id = value("tokenizer.ggml.bos_token_id", 1), value("tokenizer.ggml.eos_token_id", 2)
+    eos_id = value("tokenizer.ggml.eos_token_id", 2)
+    ids = _ids(said) | {"bos_id": value("tokenizer.ggml.bos_token_id", 1), "eos_id": eos_id}
     return SentencePieceTokenizer(
         [Piece(text, score, Kind(kind)) for text, score, kind in rows],
         prefix="always" if value("tokenizer.ggml.add_space_prefix", True) else "never",
-        bos_id=bos_id,
-        eos_id=eos_id,
         add_bos=value("tokenizer.ggml.add_bos_token", True),
-        chat_template=value("tokenizer.chat_template"),
+        **ids,
     )

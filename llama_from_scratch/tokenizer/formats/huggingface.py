@@ -5,15 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from ...files.errors import reason
+from ...files.model_files import AddedToken, ModelFiles, added_token, read_model_files
 from ...files.strict_json import strict_json
+from ..added import with_ids
 from ..base import Tokenizer
 from ..byte_table import to_bytes
 from ..sentencepiece import SentencePieceTokenizer
 from ..split import DIGIT, GPT2, LLAMA3
+from .named import named_ids
 from .sentencepiece_json import vocabulary_from_json
 
 KNOWN = (GPT2, DIGIT, LLAMA3)
-CONFIG = "tokenizer_config.json"
 AGAIN = "download it again"
 
 
@@ -24,9 +26,9 @@ def read_hugging_face_tokenizer(folder: Path) -> Tokenizer:
         ValueError: for anything else; the message says what it was.
     """
     path = folder / "tokenizer.json"
-    data, config, chat_template = _read_json(path), _read_config(folder), read_chat_template(folder)
+    data, beside = _read_json(path), read_model_files(folder)
     try:
-        return _build(data, config, chat_template)
+        return _build(data, beside)
     except KeyError as error:
         raise ValueError(f"{path} is not laid out like a tokenizer.json (it lacks {error}); {AGAIN}") from None
     except (TypeError, AttributeError, IndexError):
@@ -40,7 +42,7 @@ def read_hugging_face_tokenizer(folder: Path) -> Tokenizer:
         ) from None
 
 
-def _build(data: dict[str, Any], config: dict[str, Any], chat_template: str | None) -> Tokenizer:
+def _build(data: dict[str, Any], beside: ModelFiles) -> Tokenizer:
     model = data["model"]
     if model["type"] != "BPE":
         raise ValueError(f"its model is {model['type']!r} instead of 'BPE'")
@@ -48,11 +50,8 @@ def _build(data: dict[str, Any], config: dict[str, Any], chat_template: str | No
         if model.get(key):
             raise ValueError(f"its model has {key} = {model[key]!r}, which is not known here")
     ids: dict[str, int] = model["vocab"]
-    special: dict[str, int] = {}
-    for added in data.get("added_tokens", []):
-        if not added["special"] or added["lstrip"] or added["rstrip"] or added["single_word"]:
-            raise ValueError(f"its added token {added['content']!r} has options that are not known here")
-        special[added["content"]] = added["id"]
+    added = _added(data.get("added_tokens", []), ids, beside)
+    special = {token.content: token.id for token in added if token.special}
     merges = {}
     for rank, pair in enumerate(model["merges"]):
         pair = pair.split(" ") if isinstance(pair, str) else pair  # older files and newer ones
@@ -65,20 +64,19 @@ def _build(data: dict[str, Any], config: dict[str, Any], chat_template: str | No
             )
         merges[ids[left], ids[right]] = (rank, ids[left + right])
 
-    bos_id, eos_id = (_special_id(config.get(key), special) for key in ("bos_token", "eos_token"))
-    settings: dict[str, Any] = {
-        "bos_id": bos_id,
-        "eos_id": eos_id,
-        "add_bos": _adds_bos(data.get("post_processor"), bos_id, special),
-        "chat_template": chat_template,
-    }
+    first = _first(data.get("post_processor"))
+    settings = named_ids(beside, special, bos=first) | {"added": _with_options(added)}
+    settings["add_bos"] = first is not None
+    if first is not None and settings["bos_id"] != special.get(first):
+        raise ValueError(f"it begins texts with {first!r}, which is not its bos token")
     if model.get("byte_fallback"):
-        return SentencePieceTokenizer(**vocabulary_from_json(data, special, merges), **settings)
+        return SentencePieceTokenizer(**vocabulary_from_json(data, added, merges), **settings)
 
     if data.get("normalizer"):
         raise ValueError(f"it changes text with a normalizer ({data['normalizer']['type']}), which is not known here")
-    by_id = {i: to_bytes(token) for token, i in ids.items() if token not in special}
-    by_id |= {i: token.encode() for token, i in special.items()}
+    in_text = {token.content: token.id for token in added}
+    by_id = {i: to_bytes(token) for token, i in ids.items() if token not in in_text}
+    by_id |= {i: token.encode() for token, i in in_text.items()}
     if sorted(by_id) != list(range(len(by_id))):
         raise ValueError(f"its {len(by_id)} tokens do not have the ids 0 to {len(by_id) - 1}")
     return Tokenizer(
@@ -105,61 +103,38 @@ def _patterns(step: dict[str, Any] | None) -> tuple[str, ...]:
     raise ValueError(f"it cuts text in a way that is not known here: {json.dumps(step)}")
 
 
-def _adds_bos(step: dict[str, Any] | None, bos_id: int | None, special: dict[str, int]) -> bool:
-    """Whether the post_processor puts the bos token before a text; it may do nothing else."""
+def _added(listed: list[dict[str, Any]], ids: dict[str, int], beside: ModelFiles) -> list[AddedToken]:
+    """The added tokens of tokenizer.json, then those that only the files beside it add."""
+    added = with_ids((added_token(each, each["id"]) for each in listed), ids, len(ids))
+    known = {token.content: token for token in added}
+    taken = ids | {token.content: token.id for token in added}
+    n = len(set(taken.values()))
+    more = (token for token in beside.added if token.content not in known)
+    return [*known.values(), *with_ids(more, taken, n)]
+
+
+def _with_options(added: list[AddedToken]) -> list[AddedToken]:
+    return [token for token in added if not token.special or token.lstrip or token.rstrip or token.single_word]
+
+
+def _first(step: dict[str, Any] | None) -> str | None:
+    """The token that the post_processor puts before a text, if any; it may do nothing else."""
     match step:
         case None | {"type": "ByteLevel"}:
-            return False
+            return None
         case {"type": "Sequence", "processors": steps}:
-            return any([_adds_bos(step, bos_id, special) for step in steps])
+            found = [token for step in steps if (token := _first(step)) is not None]
+            if len(found) <= 1:
+                return next(iter(found), None)
         case {"type": "TemplateProcessing", "single": [{"Sequence": _}]}:
-            return False
-        case {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": token}}, {"Sequence": _}]}:
-            if bos_id is not None and special.get(token) == bos_id:
-                return True
+            return None
+        case {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": token}}, {"Sequence": _}],
+            "special_tokens": tokens,
+        } if isinstance(tokens.get(token), dict) and len(tokens[token]["ids"]) == 1:
+            return token
     raise ValueError(f"it adds tokens to a text in a way that is not known here: {json.dumps(step)}")
-
-
-def _special_id(token: str | dict[str, Any] | None, special: dict[str, int]) -> int | None:
-    name = token["content"] if isinstance(token, dict) else token
-    if name is not None and name not in special:
-        raise ValueError(f"tokenizer_config.json names the token {name!r}, which is not among the special tokens")
-    return None if name is None else special[name]
-
-
-def read_chat_template(folder: Path) -> str | None:
-    """The chat template of a folder, if it has one.
-
-    Raises:
-        ValueError: if it is no text.
-    """
-    own_file = folder / "chat_template.jinja"  # where newer folders keep it
-    if own_file.exists():
-        try:
-            return own_file.read_bytes().decode()
-        except OSError as error:
-            raise ValueError(f"{own_file} cannot be read ({reason(error)}); make it a file that you may read") from None
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{own_file} is not text in UTF-8 (byte {error.start}); {AGAIN}") from None
-    template = _read_config(folder).get("chat_template")
-    try:
-        if isinstance(template, list):  # several, by name
-            template = {each["name"]: each["template"] for each in template}.get("default")
-    except (KeyError, TypeError):
-        template = False
-    if not isinstance(template, str | None):
-        raise ValueError(
-            f"{folder / CONFIG}: the chat_template must be a text, or a list of objects with a name and a template"
-        )
-    return template
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG
-    content = _read_json(path) if path.exists() else {}
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object in braces; {AGAIN}")
-    return content
 
 
 def _read_json(path: Path) -> Any:

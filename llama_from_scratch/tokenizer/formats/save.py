@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...files.atomic import staging_folder
+from ...files.model_files import GENERATION_CONFIG, TEMPLATE, TOKENIZER_CONFIG, AddedToken
 from ..byte_table import spell
 
 if TYPE_CHECKING:
     from ..base import Tokenizer
 
-TOKENIZER, CONFIG, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
+TOKENIZER = "tokenizer.json"
 
 
 def save_hugging_face_tokenizer(tokenizer: "Tokenizer", folder: Path) -> None:
-    """Write tokenizer.json, tokenizer_config.json and, if there is one, chat_template.jinja; older ones are replaced.
+    """Write tokenizer.json, tokenizer_config.json, generation_config.json with the ids at which generation stops, and
+    chat_template.jinja if there is one; older ones are replaced, or removed.
 
     All are first written completely beside their places: if the disk is full, nothing has changed.
 
@@ -25,17 +27,30 @@ def save_hugging_face_tokenizer(tokenizer: "Tokenizer", folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; give the name of a folder")
-    files = {TOKENIZER: _json(tokenizer_json(tokenizer)), CONFIG: _json(_config(tokenizer))}
-    if tokenizer.chat_template is not None:
-        files[TEMPLATE] = tokenizer.chat_template
+    files = {TOKENIZER: _json(tokenizer_json(tokenizer)), TOKENIZER_CONFIG: _json(_config(tokenizer))}
+    if generation := generation_config(tokenizer):
+        files[GENERATION_CONFIG] = _json(generation)
+    if tokenizer.templates.keys() == {"default"}:
+        files[TEMPLATE] = tokenizer.templates["default"]
     folder.mkdir(parents=True, exist_ok=True)
     with staging_folder(folder / TOKENIZER) as staging:
         for name, content in files.items():
             (staging / name).write_text(content, encoding="utf-8", newline="")
         for name in files:
             os.replace(staging / name, folder / name)
-    if TEMPLATE not in files:
-        (folder / TEMPLATE).unlink(missing_ok=True)  # another tokenizer's: it would be taken for this one's
+    for name in {TEMPLATE, GENERATION_CONFIG, "special_tokens_map.json", "added_tokens.json"} - files.keys():
+        (folder / name).unlink(missing_ok=True)  # another tokenizer's: it would be taken for this one's
+
+
+def generation_config(tokenizer: "Tokenizer") -> dict[str, Any]:
+    """What generation_config.json says of tokens, as transformers reads it: one id, or several in a list."""
+    stop = sorted(tokenizer.stop_ids)
+    ids = {
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": stop[0] if len(stop) == 1 else stop or None,
+        "pad_token_id": tokenizer.pad_id,
+    }
+    return {key: value for key, value in ids.items() if value is not None}
 
 
 def vocabulary(tokenizer: "Tokenizer") -> list[str]:
@@ -46,6 +61,8 @@ def vocabulary(tokenizer: "Tokenizer") -> list[str]:
     """
     ids: dict[str, int] = {}
     names = {token: name for name, token in tokenizer.special.items()}
+    names |= {token.id: name for name, token in tokenizer.added.items()}
+    names |= {i: f"[PAD{i}]" for i, piece in enumerate(tokenizer.pieces) if not piece}  # unused, as llama.cpp says it
     vocab = [names[i] if i in names else spell(piece) for i, piece in enumerate(tokenizer.pieces)]
     for i, token in enumerate(vocab):
         if (first := ids.setdefault(token, i)) != i:
@@ -65,7 +82,7 @@ def tokenizer_json(tokenizer: "Tokenizer") -> dict[str, Any]:
     Raises:
         ValueError: if it cannot say what this tokenizer does.
     """
-    for name, token in (("bos", tokenizer.bos_id), ("eos", tokenizer.eos_id)):
+    for name, token in (("bos", tokenizer.bos_id), ("eos", tokenizer.eos_id), ("pad", tokenizer.pad_id)):
         if token is not None and token not in tokenizer.special.values():
             raise ValueError(
                 f"its {name} token, {token} {tokenizer.tokens[token]!r}, is no special token, and tokenizer.json must "
@@ -78,12 +95,13 @@ def tokenizer_json(tokenizer: "Tokenizer") -> dict[str, Any]:
         bos = tokenizer.tokens[tokenizer.bos_id]
         begin = [{"SpecialToken": {"id": bos, "type_id": 0}}]
         names = {bos: {"id": bos, "ids": [tokenizer.bos_id], "tokens": [bos]}}
-    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    plain = {name: AddedToken(name, i, special=True) for name, i in tokenizer.special.items()}
+    added = sorted((plain | tokenizer.added).values(), key=lambda token: token.id)
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": i, "content": name} | plain for name, i in tokenizer.special.items()],
+        "added_tokens": [token._asdict() for token in added],
         "post_processor": {
             "type": "TemplateProcessing",
             "single": begin + text,
@@ -120,11 +138,16 @@ def byte_level_parts(tokenizer: "Tokenizer") -> dict[str, Any]:
 
 def _config(tokenizer: "Tokenizer") -> dict[str, Any]:
     names = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id}
-    return {
+    if tokenizer.pad_id is not None:
+        names["pad_token"] = tokenizer.pad_id
+    config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,  # older versions of transformers would drop spaces
         **{name: None if i is None else tokenizer.tokens[i] for name, i in names.items()},
     }
+    if tokenizer.templates.keys() - {"default"}:  # a list is what all versions of transformers read
+        config["chat_template"] = [{"name": name, "template": text} for name, text in tokenizer.templates.items()]
+    return config
 
 
 def _json(content: dict[str, Any]) -> str:

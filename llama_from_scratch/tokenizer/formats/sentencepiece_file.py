@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..pieces import Kind, Piece
+from ...files.model_files import NOTHING, ModelFiles
+from ..pieces import SPECIAL, Kind, Piece, with_added_pieces
 from ..sentencepiece import SentencePieceTokenizer
+from .named import named_ids
 
 VARINT, BYTES, FLOAT = 0, 2, 5  # the forms that we need; 1 is a number of 8 bytes
 SIZES = {1: 8, FLOAT: 4}
@@ -29,14 +31,14 @@ BPE = 2  # MODEL_TYPE; its default is 1, unigram
 NONE = 2**64 - 1  # how -1 is spelled, which stands for "there is no such token"
 
 
-def read_sentencepiece(path: Path, chat_template: str | None = None) -> SentencePieceTokenizer:
+def read_sentencepiece(path: Path, beside: ModelFiles = NOTHING) -> SentencePieceTokenizer:
     """Read a SentencePiece BPE model.
 
     Raises:
         ValueError: for a damaged file, another kind of model, or one that changes the text before it cuts it.
     """
     try:
-        return _build(path.read_bytes(), chat_template)
+        return _build(path.read_bytes(), beside)
     except ValueError as error:
         raise ValueError(
             f"{path} cannot be read as a SentencePiece model: {error}; "
@@ -44,7 +46,7 @@ def read_sentencepiece(path: Path, chat_template: str | None = None) -> Sentence
         ) from None
 
 
-def _build(data: bytes, chat_template: str | None) -> SentencePieceTokenizer:
+def _build(data: bytes, beside: ModelFiles) -> SentencePieceTokenizer:
     vocabulary = []
     specs: dict[tuple[int, int], dict] = {TRAINER: {}, NORMALIZER: {}, DENORMALIZER: {}}
     for key, value in fields(data):
@@ -76,14 +78,17 @@ def _build(data: bytes, chat_template: str | None) -> SentencePieceTokenizer:
             raise ValueError(f"its bos or eos token is {token}, which is not a control piece of its vocabulary")
         return token
 
-    bos_id = special(BOS_ID, 1)
+    own = [None if token is None else vocabulary[token].text for token in (special(BOS_ID, 1), special(EOS_ID, 2))]
+    vocabulary, added = with_added_pieces(vocabulary, beside.added)
+    control = {piece.text: i for i, piece in enumerate(vocabulary) if piece.kind in SPECIAL}
+    settings = named_ids(beside, control, *own)
     return SentencePieceTokenizer(
         vocabulary,
+        added=added,
         prefix="always" if normalizer.get(DUMMY_PREFIX, 1) else "never",
-        bos_id=bos_id,
-        eos_id=special(EOS_ID, 2),
-        add_bos=bos_id is not None,  # the file does not say; Llama 1 and 2 always do
-        chat_template=chat_template,
+        # tokenizer.model does not say; Llama 1 and 2 always do.
+        add_bos=settings["bos_id"] is not None and beside.add_bos is not False,
+        **settings,
     )
 
 
@@ -106,6 +111,10 @@ def sentencepiece_file(tok: SentencePieceTokenizer) -> bytes:
     """
     if tok.prefix not in ("always", "never"):
         raise ValueError(f"a space goes before its texts {tok.prefix}; a SentencePiece model cannot say that")
+    if tok.added:
+        raise ValueError(
+            f"it finds {next(iter(tok.added))!r} in texts as tokenizer.json says; a SentencePiece model cannot"
+        )
     tok.check_scores("a SentencePiece model")
     unknown = [(i, piece) for i, piece in enumerate(tok.vocabulary) if piece.kind == Kind.UNKNOWN]
     if len(unknown) != 1:

@@ -4,6 +4,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from ...files.model_files import AddedToken
 from ..bpe import Merges
 from ..pieces import SPACE, Kind, Piece, Prefix, tied
 
@@ -22,17 +23,17 @@ SPELLINGS: dict[Prefix, tuple[Any, Any]] = {
 }
 
 
-def vocabulary_from_json(data: dict[str, Any], special: dict[str, int], merges: Merges) -> dict[str, Any]:
+def vocabulary_from_json(data: dict[str, Any], added: list[AddedToken], merges: Merges) -> dict[str, Any]:
     """The arguments `vocabulary`, `merges` and `prefix` of a `SentencePieceTokenizer`.
 
-    merges: as the file lists them. Those that end in a special token or a byte piece are left out: a text is to hold
-        such names as ordinary characters.
+    merges: as the file lists them. Those that end in an added token or a byte piece are left out: a text is to hold
+        the names of special tokens as ordinary characters, and other added tokens are found before.
 
     Raises:
         ValueError: if the file asks for something that SentencePiece does not do.
     """
     model = data["model"]
-    ids: dict[str, int] = model["vocab"] | special
+    ids: dict[str, int] = model["vocab"] | {token.content: token.id for token in added}
     if sorted(ids.values()) != list(range(len(ids))):
         raise ValueError(f"its {len(ids)} tokens do not have the ids 0 to {len(ids) - 1}")
     if model.get("ignore_merges"):
@@ -40,7 +41,12 @@ def vocabulary_from_json(data: dict[str, Any], special: dict[str, int], merges: 
 
     kinds = dict.fromkeys(ids, Kind.NORMAL)
     kinds |= {text: Kind.BYTE for text in ids if re.fullmatch("<0x[0-9A-F]{2}>", text)}
-    kinds |= {text: Kind.UNKNOWN if text == model.get("unk_token") else Kind.CONTROL for text in special}
+    kinds |= {token.content: Kind.CONTROL for token in added if token.special}
+    kinds |= {
+        token.content: Kind.USER_DEFINED for token in added if not (token.special or token.content in model["vocab"])
+    }
+    if (unknown := model.get("unk_token")) in kinds and kinds[unknown] == Kind.CONTROL:
+        kinds[unknown] = Kind.UNKNOWN
     texts = sorted(ids, key=ids.__getitem__)
     merges = {pair: found for pair, found in merges.items() if kinds[texts[found[1]]] == Kind.NORMAL}
     scores = _scores(merges)
@@ -81,8 +87,9 @@ def sentencepiece_parts(tok: "SentencePieceTokenizer") -> dict[str, Any]:
         ValueError: if such a file cannot say what this tokenizer does.
     """
     kinds = [piece.kind for piece in tok.vocabulary]
-    if Kind.USER_DEFINED in kinds:
-        text = tok.vocabulary[kinds.index(Kind.USER_DEFINED)].text
+    found = [piece.text for piece in tok.vocabulary if piece.kind == Kind.USER_DEFINED and piece.text not in tok.added]
+    if found:
+        text = found[0]
         raise ValueError(f"it finds {text!r} in texts before anything is joined, which tokenizer.json cannot say")
     if any(min(pair) < 0 for pair in tok.merges):
         raise ValueError("some of its pieces hold characters that are no pieces, which tokenizer.json does not allow")
@@ -92,6 +99,11 @@ def sentencepiece_parts(tok: "SentencePieceTokenizer") -> dict[str, Any]:
             "in tokenizer.json each pair has a rank of its own"
         )
     text = [piece.text for piece in tok.vocabulary]
+    n = kinds.index(Kind.USER_DEFINED) if Kind.USER_DEFINED in kinds else len(text)
+    if set(kinds[n:]) <= {Kind.USER_DEFINED, Kind.CONTROL}:  # added tokens, which the vocabulary need not list; in it,
+        text_in_vocabulary = text[:n]  # one of a single character would be found in every word
+    else:
+        text_in_vocabulary = text
     by_rank = sorted(tok.merges, key=lambda pair: (tok.merges[pair][0], *(-len(text[i]) for i in pair)))
     normalizer, pre_tokenizer = SPELLINGS[tok.prefix]
     unknown = text[kinds.index(Kind.UNKNOWN)] if Kind.UNKNOWN in kinds else None
@@ -115,7 +127,7 @@ def sentencepiece_parts(tok: "SentencePieceTokenizer") -> dict[str, Any]:
             "fuse_unk": True,
             "byte_fallback": True,
             "ignore_merges": False,
-            "vocab": {token: i for i, token in enumerate(text)},
+            "vocab": {token: i for i, token in enumerate(text_in_vocabulary)},
             "merges": [(text[left], text[right]) for left, right in by_rank],
         },
     }

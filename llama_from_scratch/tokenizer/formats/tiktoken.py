@@ -4,9 +4,12 @@ import base64
 import binascii
 from pathlib import Path
 
+from ...files.model_files import NOTHING, ModelFiles
+from ..added import with_ids
 from ..base import Tokenizer
 from ..bpe import merges_of_ranked
 from ..split import LLAMA3
+from .named import named_ids
 
 N_SPECIAL = 256  # ids after the tokens of the file
 _named = [
@@ -19,7 +22,7 @@ _named = [
 SPECIAL = _named + [f"<|reserved_special_token_{2 + i}|>" for i in range(N_SPECIAL - len(_named))]
 
 
-def read_tiktoken(path: Path, chat_template: str | None = None) -> Tokenizer:
+def read_tiktoken(path: Path, beside: ModelFiles = NOTHING) -> Tokenizer:
     """Read a vocabulary that is used as Llama 3 uses its own: its pattern, whole pieces first, 256 special tokens last.
 
     Meta's own code first cuts a text after every 400,000 characters, and in runs of more than 25,000 characters without
@@ -32,23 +35,40 @@ def read_tiktoken(path: Path, chat_template: str | None = None) -> Tokenizer:
     try:
         tokens = _tokens(path.read_bytes())
         merges = merges_of_tokens(tokens)
+        special = _special(len(tokens), beside)
+        in_vocabulary = special | {token.decode("utf-8", "replace"): i for i, token in enumerate(tokens)}
+        added = with_ids(
+            (t for t in beside.added if t.content not in special), in_vocabulary, len(tokens) + len(special)
+        )
+        special |= {token.content: token.id for token in added if token.special}
+        settings = named_ids(beside, special, bos="<|begin_of_text|>", eos="<|end_of_text|>")
     except ValueError as error:
         raise ValueError(
             f"{path} cannot be read as a tiktoken vocabulary: {error}; "
             "download it again, or take this model's tokenizer.json"
         ) from None
-    special = {name: len(tokens) + i for i, name in enumerate(SPECIAL)}
+    by_id = {i: token for i, token in enumerate(tokens)}
+    by_id |= {token.id: token.content.encode() for token in added} | {i: name.encode() for name, i in special.items()}
     return Tokenizer(
-        pieces=[*tokens, *(name.encode() for name in SPECIAL)],
+        pieces=[by_id[i] for i in range(len(by_id))],
         merges=merges,
         special=special,
         patterns=(LLAMA3,),
         whole_first=True,
-        bos_id=special["<|begin_of_text|>"],
-        eos_id=special["<|end_of_text|>"],
-        add_bos=True,
-        chat_template=chat_template,
+        add_bos=beside.add_bos is not False,
+        added=added,
+        **settings,
     )
+
+
+def _special(n: int, beside: ModelFiles) -> dict[str, int]:
+    """The special tokens after the n of the file. Files beside it may give reserved ones other names."""
+    names = {n + i: name for i, name in enumerate(SPECIAL)}
+    names |= {token.id: token.content for token in beside.added if token.id in names}
+    special = {name: i for i, name in names.items()}
+    if len(special) < len(names):
+        raise ValueError("the files beside it give two of its special tokens one name")
+    return special
 
 
 def tiktoken_file(tok: Tokenizer) -> bytes:
@@ -58,6 +78,8 @@ def tiktoken_file(tok: Tokenizer) -> bytes:
     Raises:
         ValueError: if such a file cannot say what this tokenizer does.
     """
+    if tok.added:
+        raise ValueError(f"it has the added token {next(iter(tok.added))!r}; tiktoken's file cannot say that")
     n = len(tok) - N_SPECIAL
     theirs = {name: n + i for i, name in enumerate(SPECIAL)}
     ours = {name: i for name, i in tok.special.items() if not name.startswith("<|reserved_special_token_")}

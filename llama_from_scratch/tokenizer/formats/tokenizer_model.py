@@ -2,14 +2,17 @@
 
 from pathlib import Path
 
+from ...files.model_files import NOTHING, ModelFiles
 from ..base import Tokenizer
 from ..sentencepiece import SentencePieceTokenizer
 from .sentencepiece_file import read_sentencepiece, sentencepiece_file
 from .tiktoken import read_tiktoken, tiktoken_file
 
 
-def read_tokenizer_model(path: Path, chat_template: str | None = None) -> Tokenizer:
+def read_tokenizer_model(path: Path, beside: ModelFiles = NOTHING) -> Tokenizer:
     """Read a tokenizer.model of either kind; they are told apart by their content.
+
+    beside: what the files in its folder say.
 
     Raises:
         ValueError: if it is neither, or damaged.
@@ -19,7 +22,7 @@ def read_tokenizer_model(path: Path, chat_template: str | None = None) -> Tokeni
     if not first:
         raise ValueError(f"{path} is empty; copy it again from where you got the model")
     # A SentencePiece model begins with a field 1 of bytes, whose head is the byte 10; base64 has no such character.
-    return (read_sentencepiece if first == b"\n" else read_tiktoken)(path, chat_template)
+    return (read_sentencepiece if first == b"\n" else read_tiktoken)(path, beside)
 
 
 def tokenizer_model(tok: Tokenizer) -> bytes:
