@@ -31,7 +31,9 @@ test: setup ## run every test: package, notebooks, book, browser
 serve: book ## show the rendered book on this machine, http://127.0.0.1:8000
 	$(PY) -m http.server 8000 --bind 127.0.0.1 --directory _build/html
 
+# Trusted, JupyterLab shows the sharper of the two pictures that each figure is stored as.
 lab: setup  ## open the chapters in JupyterLab
+	.venv/bin/jupyter trust notebooks/*.ipynb
 	.venv/bin/jupyter lab notebooks
 
 notebooks: setup ## run all chapters in clean kernels and store their outputs

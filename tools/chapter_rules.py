@@ -49,6 +49,7 @@ SOLUTION = {
     "tags": ["hide-cell"],
 }
 ROLE = re.compile(r"\{[a-z]+(?::[a-z]+)?\}`|^(?:```|:::)\{|^\([\w-]+\)=$", re.MULTILINE)
+OTHER_GUESS = re.compile(r"(?<!\*)\*Predict[:.]|^Predict[:,]|\*\*(?:Predict[^.*]|Before you read on)", re.MULTILINE)
 
 Complaint = tuple[str, str]
 
@@ -178,11 +179,7 @@ def _predict(nb) -> Iterator[Complaint]:
     for i, cell in enumerate(nb.cells):
         if cell.cell_type != "markdown":
             continue
-        if re.search(
-            r"(?<!\*)\*Predict[:.]|^Predict[:,]|\*\*Predict[^.*]|\*\*Before you read on, guess",
-            cell.source,
-            re.MULTILINE,
-        ):
+        if OTHER_GUESS.search(cell.source):
             yield "predict", f"{cell.source[:50]!r}: a guess is asked for by a paragraph that begins **Predict.**"
         place = cell.source.find("**Predict.**")
         if place < 0 or "<details><summary>Answer</summary>" in cell.source[place:]:

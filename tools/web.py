@@ -81,6 +81,7 @@ def tab(browser, device: dict = DESKTOP, scheme: str = "light") -> Iterator[tupl
     context = browser.new_context(color_scheme=scheme, **device)
     log = Log()
     page = context.new_page()
+    page.set_default_timeout(120_000)  # milliseconds; a busy machine takes more than the usual 30 seconds for a chapter
     local = ("http://127.0.0.1:", "file:", "data:", "blob:")
     page.on("request", lambda r: None if r.url.startswith(local) else log.left.append(r.url))
     page.on("requestfailed", lambda r: log.failed.append(f"{r.url} {r.failure}"))

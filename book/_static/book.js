@@ -5,7 +5,10 @@
     for (const table of document.querySelectorAll("article table.table")) {
       const names = [...table.querySelectorAll("thead th")].map((th) => th.textContent.trim());
       for (const row of table.querySelectorAll("tbody tr"))
-        [...row.children].forEach((cell, i) => { if (names[i]) cell.dataset.label = names[i]; });
+        [...row.children].forEach((cell, i) => {
+          if (!cell.textContent.trim() && !cell.querySelector("img, svg")) cell.dataset.empty = "";
+          else if (names[i]) cell.dataset.label = names[i];
+        });
     }
   };
 

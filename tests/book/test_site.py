@@ -2,6 +2,7 @@
 
 import re
 
+import nbformat
 import pytest
 import yaml
 from places import ROOT
@@ -162,3 +163,31 @@ def test_the_page_has_the_colours_of_the_figures():
     light = css[css.index(":root {") : css.index('html[data-theme="dark"]')]
     assert {idea: re.search(rf"--lfs-{idea}: (#\w+);", light).group(1).upper() for idea in COLOUR} == COLOUR
     assert all(f'g[fill="{colour}" i]' in css for colour in COLOUR.values())
+
+
+def test_numbers_in_the_notebooks_are_those_of_the_book(built_book):
+    """The tool counts figures and equations for JupyterLab, Sphinx for the book: independently, and alike."""
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        html = (built_book / "notebooks" / f"{path.stem}.html").read_text(encoding="utf8")
+        nb = nbformat.read(path, as_version=4)
+        text = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
+        book = re.findall(r'<span class="caption-number">Fig\. (\S+)\s*</span>', html)
+        assert re.findall(r"^\*\*Fig\. ([\d.]+)\.\*\*", text, re.MULTILINE) == book, path.stem
+        book = re.findall(r'<span class="eqno">\(([\d.]+)\)', html)
+        assert re.findall(r"\\tag\{([\d.]+)\}", text) == book, path.stem
+
+
+def test_every_page_says_what_it_is_about(built_book):
+    for name in PAGES:
+        html = (built_book / f"{name}.html").read_text(encoding="utf8")
+        (text,) = re.findall(r'<meta name="description" content="([^"]*)"', html)
+        assert 30 < len(text) <= 260, name  # 200 characters, some of them escaped
+        assert f'<meta property="og:description" content="{text}"' in html
+
+
+@pytest.mark.browser
+def test_search_shows_no_raw_formula(page, site):
+    page.goto(f"{site}/search.html?q=gain")
+    page.wait_for_selector("#search-results li p.context", timeout=15_000)
+    page.wait_for_timeout(1000)
+    assert "\\(" not in page.locator("#search-results").inner_text()

@@ -119,5 +119,4 @@ def test_on_a_phone_it_fits_and_answers_to_touch(browser, site):
         assert widget.evaluate("e => e.scrollWidth <= e.clientWidth")
         widget.get_by_role("button", name="+ 0.5 to both", exact=True).tap()
         check(widget)
-        assert widget.locator(".handle").evaluate("e => getComputedStyle(e).touchAction") == "none"
         assert not log.all()

@@ -23,7 +23,7 @@
 
   const signed = (x) => (x < -0.005 ? "−" : "+") + Math.abs(x).toFixed(2);
   const css = `
-    lfs-rope .faces { display: grid; grid-template-columns: repeat(4, 1fr); gap: 0.5rem 0.4rem; margin: 0.6rem 0; }
+    lfs-rope .faces { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 0.5rem 0.4rem; margin: 0.6rem 0; }
     lfs-rope .face { text-align: center; font-size: 0.85rem; line-height: 1.25; white-space: nowrap; }
     lfs-rope .face svg { width: 100%; max-width: 120px; margin: 0 auto 0.15rem; }
     lfs-rope .face .lfs-value { display: block; text-align: center; }
