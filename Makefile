@@ -3,20 +3,20 @@
 PY    := .venv/bin/python
 BOOK  := .venv/bin/jupyter-book build . -W -n --keep-going
 # tools/bootstrap.py chooses the Python for .venv; to start it, any that runs will do.
-START  = $(shell for p in $(PYTHON) python3 python3.11 python3.12 python; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 6))' >/dev/null 2>&1 && echo $$p && break; done)
+START  = $(shell for p in $(PYTHON) python3 python3.11 python3.12 python3.13 python3.14 python; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 6))' >/dev/null 2>&1 && echo $$p && break; done)
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600
 
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test serve lab notebooks lint clean
+.PHONY: help setup book test check test-elsewhere serve lab notebooks lint clean
 
 help:       ## show this list
 	@echo "make ..."
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup:      ## make .venv and install what is pinned; the others call this
-	@$(if $(START),$(START) tools/bootstrap.py,echo "No Python was found. Install Python 3.11 or 3.12 (Debian 12: apt install python3 python3-venv)." >&2; exit 1)
+	@$(if $(START),$(START) tools/bootstrap.py,echo "No Python was found. Install Python 3.11 to 3.14 (Debian: apt install python3 python3-venv)." >&2; exit 1)
 
 # A page with a warning must warn again at the next build: Sphinx would remember the page and forget the warning.
 book: setup ## render the book from the notebooks' stored outputs; a warning is an error
@@ -26,7 +26,17 @@ book: setup ## render the book from the notebooks' stored outputs; a warning is 
 
 # Two notebooks at once have four threads on two cores: a thread that has nothing to do must not spin.
 test: setup ## run every test: package, notebooks, book, browser
-	OMP_WAIT_POLICY=passive $(PY) -m pytest tests notebooks $(NBVAL) -n 2 --dist loadfile --no-loadscope-reorder -q -rs
+	OMP_WAIT_POLICY=passive $(PY) -m pytest tests notebooks $(NBVAL) -n 2 --dist loadfile --no-loadscope-reorder -q -rs --durations=20
+
+check: lint ## in under three minutes: style, the core, the files floor, one notebook
+	OMP_WAIT_POLICY=passive $(PY) -m pytest tests/core tests/files notebooks/05_rmsnorm.ipynb $(NBVAL) -n 2 -q
+
+# What depends on arithmetic, with the kernels of older processors and one thread.
+ARITHMETIC := tests/core tests/checkpoint tests/generation tests/fast tests/training/test_training.py tests/plots tests/exercises notebooks
+OLDER = ATEN_CPU_CAPABILITY=$(1) ONEDNN_MAX_CPU_ISA=$(2) MKL_ENABLE_INSTRUCTIONS=$(3) OMP_NUM_THREADS=1
+test-elsewhere: setup ## run what depends on arithmetic as on two older processors, with one thread
+	$(call OLDER,default,SSE41,SSE4_2) $(PY) -m pytest $(ARITHMETIC) $(NBVAL) -n 2 --dist loadfile -q -rs
+	$(call OLDER,avx2,AVX2,AVX2) $(PY) -m pytest $(ARITHMETIC) $(NBVAL) -n 2 --dist loadfile -q -rs
 
 serve: book ## show the rendered book on this machine, http://127.0.0.1:8000
 	$(PY) -m http.server 8000 --bind 127.0.0.1 --directory _build/html
