@@ -140,7 +140,7 @@ def test_a_folder_is_converted_onto_itself(source):
     convert(source, source, "meta", overwrite=True)
     assert describe(source).format == "Meta"
     kept = {"notes", "link", "model-of-mine.safetensors"}
-    tokenizer = {"tokenizer.json", "tokenizer_config.json"}
+    tokenizer = {"tokenizer.json", "tokenizer_config.json", "generation_config.json"}
     assert set(os.listdir(source)) == {"params.json", "consolidated.00.pth"} | kept | tokenizer
     assert (source / "link").is_symlink() and (source / "link").read_text() == "mine"
     assert os.stat(source).st_mode & 0o777 == 0o750
