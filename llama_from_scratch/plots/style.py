@@ -33,8 +33,8 @@ LABEL = COLOUR | {
     "faint": "#707070",
 }
 SIGNS = mpl.colors.LinearSegmentedColormap.from_list("signs", [COLOUR["negative"], "#FFFFFF", COLOUR["positive"]])
-WIDTH = 5.2  # inches; where a phone shows them 328 pixels wide, letters of 11.5 points are 10 pixels high
-FONT_SIZE = 11.5  # points; no label is smaller
+WIDTH = 5.2  # inches; where a phone shows them 328 pixels wide, letters of 12 points are 10 pixels high
+FONT_SIZE = 12  # points; no label is smaller
 
 
 def use_style() -> None:

@@ -191,3 +191,22 @@ def test_search_shows_no_raw_formula(page, site):
     page.wait_for_selector("#search-results li p.context", timeout=15_000)
     page.wait_for_timeout(1000)
     assert "\\(" not in page.locator("#search-results").inner_text()
+
+
+def test_card_needs_the_books_address_and_no_network(monkeypatch):
+    """og:image is a full address: it is there when html_baseurl says where the book lies, and left out else."""
+    import types
+
+    monkeypatch.syspath_prepend(str(ROOT / "book" / "_ext"))
+    import lfs_book
+    from docutils.core import publish_doctree
+
+    page = publish_doctree("Question. Why does a Llama divide a vector by its size?\n\nMore.")
+    for base, images in (("", 0), ("https://example.org/llama/", 1)):
+        app = types.SimpleNamespace(config=types.SimpleNamespace(html_baseurl=base, html_title="Book"))
+        context = {"title": "<em>RMSNorm</em>"}
+        lfs_book.add_card(app, "notebooks/a", "page.html", context, page)
+        assert 'name="description" content="Why does a Llama divide a vector by its size?"' in context["metatags"]
+        assert 'property="og:title" content="RMSNorm"' in context["metatags"]
+        assert context["metatags"].count("https://example.org/llama/_static/card.png") == images
+    assert (ROOT / "book" / "_static" / "card.png").stat().st_size < 100_000
