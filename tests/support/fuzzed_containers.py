@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 ONE = replace(TINY, n_layers=1)
 INTERESTING = [0, 1, 2, 4, 8, 26, 31, 32, 33, 64, 127, 128, 255]
+DIGITS = [bytes([digit]) for digit in b"0123456789"]
 NUMBERS = [0, 1, 2**31 - 1, 2**32 - 1, 2**40, 2**63 - 1, 2**63, 2**64 - 32, 2**64 - 1]
 
 
@@ -75,31 +76,28 @@ def mutations(path: Path, chance: random.Random) -> Iterator[bytes]:
     while True:
         data = bytearray(whole)
         for _ in range(chance.choice([1, 1, 1, 1, 2, 3])):
-            at = min(chance.choice(spots), len(data) - 1)
-            kind = chance.randrange(10)
+            place = chance.choices(places, [len(place) for place in places])[0]
+            at, kind = chance.choice(place), chance.randrange(10)
+            room = place.stop - at  # no number may reach into the weights
             if kind < 3:
-                data[at] ^= 1 << chance.randrange(8)
+                new = bytes([data[at] ^ 1 << chance.randrange(8)])
             elif kind < 5:
                 new = chance.choice(values)
-                data[at : at + len(new)] = new
             elif kind < 7:  # a number or a few letters from elsewhere in the table
                 new = chance.choice(words)
-                data[at : at + len(new)] = new
             elif kind < 8:  # a number a little off
-                size = chance.choice([4, 8])
+                size = min(chance.choice([4, 8]), room)
                 number = int.from_bytes(data[at : at + size], "little") + chance.choice(
                     [-64, -32, -4, -1, 1, 4, 32, 64]
                 )
-                data[at : at + size] = (number % 2 ** (8 * size)).to_bytes(size, "little")
-            elif kind < 9:
-                count = chance.choice([1, 4, 8, 32])
-                data[at : at + count] = data[at : at + count] * 2 if chance.random() < 0.5 else b""
-            else:
-                digits = [i for i in spots[:20_000] if i < len(data) and data[i : i + 1].isdigit()]
-                if digits:
-                    data[chance.choice(digits)] = chance.choice(b"0123456789")
-                else:
-                    data[at] = chance.randrange(256)
-            if not data:
+                new = (number % 2 ** (8 * size)).to_bytes(size, "little")
+            elif kind < 9:  # the last damage, since all places after it are others
+                size = min(chance.choice([1, 4, 8, 32]), room)
+                data[at : at + size] = data[at : at + size] * 2 if chance.random() < 0.5 else b""
                 break
+            else:
+                digits = [i for i in place[:20_000] if data[i : i + 1].isdigit()]
+                at, new = (chance.choice(digits), chance.choice(DIGITS)) if digits else (at, b"\0")
+            new = new[:room]
+            data[at : at + len(new)] = new
         yield bytes(data)
