@@ -40,7 +40,7 @@ def jobs(tmp_path_factory):
 # --- the same numbers ----------------------------------------------------------------------------------------------
 
 # Largest difference in parts of the largest number of a tensor; of losses and norms relative. Processes sum in another
-# order, so a sum differs by some steps of fp32, more of them the longer the sum: seen, on two kinds of processor, were 2
+# order, so a sum differs by some steps of fp32, more of them the longer the sum. Seen, on two kinds of processor: 2
 # for a loss, 11 for logits, 18 for gradients and the norm of all gradients after a step. Allowed is five times that.
 # "weights" is how far two steps of AdamW moved: it divides by the size of a gradient, also where that is hardly more
 # than rounding.
