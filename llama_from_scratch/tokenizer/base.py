@@ -1,6 +1,5 @@
 """The tokenizer: text in, token ids out, and back."""
 
-import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -8,7 +7,8 @@ from typing import Any
 
 from .bpe import Merges, merge
 from .byte_table import to_utf8
-from .chat import Format, Message, format_of, render
+from .chat import check_messages, fill_in, split_special
+from .chat_formats import Message, Special, choose_format, write
 from .formats.gguf_fields import byte_level_fields
 from .formats.save import byte_level_parts, save_hugging_face_tokenizer
 from .split import compile_patterns, split
@@ -52,6 +52,7 @@ class Tokenizer:
         self.special = dict(special)
         self.bos_id, self.eos_id, self.add_bos = bos_id, eos_id, add_bos
         self.chat_template = chat_template
+        self.other_names: dict[str, str] = {}  # more of `special_names`, if the files have them: pad_token and its like
         stops = {special[name] for name in STOP_NAMES if name in special}
         self.stop_ids: frozenset[int] = frozenset(stops if eos_id is None else stops | {eos_id})
 
@@ -61,8 +62,6 @@ class Tokenizer:
         ordinary = set(range(len(self.pieces))) - set(special.values())
         self._ids = {self.pieces[token]: token for token in ordinary}
         self._cache: dict[str, list[int]] = {}
-        longest_first = sorted(special, key=len, reverse=True)
-        self._special_pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
     def __len__(self) -> int:
         return len(self.pieces)
@@ -81,7 +80,7 @@ class Tokenizer:
         Raises:
             ValueError: if a byte of the text is in no token. (SmolLM2 has 235 of the 256: no U+0004, for one.)
         """
-        ids = self._encode_special(text) if allow_special else self._encode_ordinary(text)
+        ids = self._encode_parts(split_special(text, text, self.special) if allow_special else [text])
         if self.add_bos and ids[:1] != [self.bos_id]:
             ids.insert(0, self.bos_id)
         return ids
@@ -105,30 +104,39 @@ class Tokenizer:
     def _new_stream(self) -> TextStream:
         return TextStream(self.pieces)
 
-    def chat(self, messages: list[Message]) -> list[int]:
-        """The token ids of a conversation in the model's own format, ready for the assistant's next answer.
+    @property
+    def special_names(self) -> dict[str, str]:
+        """The special tokens that have a name in a chat template, such as {"bos_token": "<s>"}."""
+        named = {"bos_token": self.bos_id, "eos_token": self.eos_id}
+        return self.other_names | {name: self.tokens[token] for name, token in named.items() if token is not None}
 
-        The format is the chat template of the model's files. If they have none, it is the one whose special tokens
-        the vocabulary has: Llama 3's, ChatML, or Llama 2's.
+    def chat_format(self, format: str | None = None) -> str:
+        """The format in which `chat` writes a conversation: "template", "llama3", "chatml" or "llama2".
 
-        Special tokens that stand in the messages are read as plain characters: nobody can end their own turn and
+        It is `format` where that is given, or else the chat template of the model's files, or else the format whose
+        special tokens the vocabulary has.
+
+        Raises:
+            ValueError: if none of these is known, or this vocabulary cannot write `format`.
+        """
+        return "template" if format is None and self.chat_template is not None else choose_format(format, self.special)
+
+    def chat(self, messages: list[Message], format: str | None = None) -> list[int]:
+        """The token ids of a conversation, ready for the assistant's next answer, in the format of `chat_format`.
+
+        Special tokens that stand in the messages are read as ordinary characters: nobody can end their own turn and
         speak as someone else.
 
         Raises:
-            ValueError: if the model has no format for chats, or the format refuses the messages.
+            ValueError: if no format is known, or the format refuses the messages.
         """
-        form = self.chat_template if self.chat_template is not None else self._own_chat_format()
-        if form is None:
-            raise ValueError("this model has no chat template; it continues text: use generate, or an Instruct model")
-        bos, eos = ("" if i is None else self.tokens[i] for i in (self.bos_id, self.eos_id))
-        rendered, marker = render(form, messages, list(self.special), bos, eos)
-        ids = self._encode_special(rendered, marker)
-        if self.chat_template is None and self.add_bos and ids[:1] != [self.bos_id]:
-            ids.insert(0, self.bos_id)  # a template has written it, if the model is to see one
+        chosen, messages = self.chat_format(format), check_messages(messages)
+        if chosen == "template":
+            return self._encode_parts(fill_in(self.chat_template, messages, self.special, self.special_names))
+        ids = self._encode_parts(write(chosen, messages))
+        if self.add_bos and ids[:1] != [self.bos_id]:
+            ids.insert(0, self.bos_id)
         return ids
-
-    def _own_chat_format(self) -> Format | None:
-        return format_of(self.special)
 
     def save(self, folder: str | Path) -> None:
         """Write the tokenizer as files that `load_tokenizer` and transformers read (see `save.py`).
@@ -155,15 +163,12 @@ class Tokenizer:
         """
         return byte_level_parts(self)
 
-    def _encode_special(self, text: str, marker: str = "") -> list[int]:
-        """Special tokens as such, and what lies between them as ordinary text without `marker`."""
+    def _encode_parts(self, parts: Iterable[str]) -> list[int]:
+        """Special tokens as such, and each text between them as an ordinary one."""
         ids: list[int] = []
-        start = 0
-        for match in self._special_pattern.finditer(text):
-            ids += self._encode_ordinary(text[start : match.start()].replace(marker, ""), at_start=start == 0)
-            ids.append(self.special[match[0]])
-            start = match.end()
-        return ids + self._encode_ordinary(text[start:].replace(marker, ""), at_start=start == 0)
+        for i, part in enumerate(parts):
+            ids += [self.special[part]] if isinstance(part, Special) else self._encode_ordinary(part, at_start=i == 0)
+        return ids
 
     def _encode_ordinary(self, text: str, at_start: bool = True) -> list[int]:
         """`at_start` says that no special token stands before `text`. To byte-level BPE it makes no difference."""

@@ -14,7 +14,6 @@ from typing import Any
 from .base import Tokenizer
 from .bpe import Merges, merge
 from .byte_table import to_utf8
-from .chat import Format, llama2
 from .formats.gguf_fields import sentencepiece_fields
 from .formats.sentencepiece_json import sentencepiece_parts
 from .pieces import SPACE, SPECIAL, Kind, Piece, Prefix, merges_of_scores, tied
@@ -102,9 +101,6 @@ class SentencePieceTokenizer(Tokenizer):
 
     def gguf_fields(self) -> dict[str, Any]:
         return sentencepiece_fields(self)
-
-    def _own_chat_format(self) -> Format | None:
-        return super()._own_chat_format() or llama2
 
     def _encode_ordinary(self, text: str, at_start: bool = True) -> list[int]:
         if not text:

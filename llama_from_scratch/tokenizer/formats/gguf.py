@@ -16,6 +16,9 @@ WORDS = {str: "text", int: "whole number", float: "number with a fraction"}
 LISTS = {"tokenizer.ggml.tokens": str, "tokenizer.ggml.merges": str}
 LISTS |= {"tokenizer.ggml.scores": float, "tokenizer.ggml.token_type": int}
 SINGLE = {"tokenizer.ggml.bos_token_id": int, "tokenizer.ggml.eos_token_id": int, "tokenizer.chat_template": str}
+# Special tokens that only chat templates can name.
+OTHER_NAMES = {"tokenizer.ggml.unknown_token_id": "unk_token", "tokenizer.ggml.padding_token_id": "pad_token"}
+SINGLE |= dict.fromkeys(OTHER_NAMES, int)
 
 
 def read_gguf_tokenizer(path: Path) -> Tokenizer:
@@ -67,7 +70,7 @@ def _byte_level(value: Callable[..., Any]) -> Tokenizer:
         if not {left, right, left + right} <= ids.keys():
             raise ValueError(f"it joins tokens in merge {rank}, {line!r}, that are not in its vocabulary")
         merges[ids[left], ids[right]] = (rank, ids[left + right])
-    return Tokenizer(
+    tokenizer = Tokenizer(
         pieces=[t.encode() if kind == CONTROL else to_bytes(t) for t, kind in zip(tokens, types, strict=True)],
         merges=merges,
         special={t: i for i, t in enumerate(tokens) if types[i] == CONTROL},
@@ -78,6 +81,16 @@ def _byte_level(value: Callable[..., Any]) -> Tokenizer:
         add_bos=value("tokenizer.ggml.add_bos_token", pre == "llama-bpe"),
         chat_template=value("tokenizer.chat_template"),
     )
+    tokenizer.other_names = _other_names(value, tokens)
+    return tokenizer
+
+
+def _other_names(value: Callable[..., Any], tokens: list[str]) -> dict[str, str]:
+    ids = {name: value(key) for key, name in OTHER_NAMES.items()}
+    for name, token in ids.items():
+        if token is not None and not 0 <= token < len(tokens):
+            raise ValueError(f"the {name} is {token}; the vocabulary has the ids 0 to {len(tokens) - 1}")
+    return {name: tokens[token] for name, token in ids.items() if token is not None}
 
 
 def _some(types: list[int]) -> str:
@@ -110,7 +123,7 @@ def _sentencepiece(value: Callable[..., Any]) -> SentencePieceTokenizer:
         n -= 1
     rows = zip(tokens[:n], scores, types, strict=False)
     bos_id, eos_id = value("tokenizer.ggml.bos_token_id", 1), value("tokenizer.ggml.eos_token_id", 2)
-    return SentencePieceTokenizer(
+    tokenizer = SentencePieceTokenizer(
         [Piece(text, score, Kind(kind)) for text, score, kind in rows],
         prefix="always" if value("tokenizer.ggml.add_space_prefix", True) else "never",
         bos_id=bos_id,
@@ -118,3 +131,5 @@ def _sentencepiece(value: Callable[..., Any]) -> SentencePieceTokenizer:
         add_bos=value("tokenizer.ggml.add_bos_token", True),
         chat_template=value("tokenizer.chat_template"),
     )
+    tokenizer.other_names = _other_names(value, tokens)
+    return tokenizer

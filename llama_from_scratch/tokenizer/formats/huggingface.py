@@ -73,7 +73,9 @@ def _build(data: dict[str, Any], config: dict[str, Any], chat_template: str | No
         "chat_template": chat_template,
     }
     if model.get("byte_fallback"):
-        return SentencePieceTokenizer(**vocabulary_from_json(data, special, merges), **settings)
+        tokenizer = SentencePieceTokenizer(**vocabulary_from_json(data, special, merges), **settings)
+        tokenizer.other_names = _other_names(config)
+        return tokenizer
 
     if data.get("normalizer"):
         raise ValueError(f"it changes text with a normalizer ({data['normalizer']['type']}), which is not known here")
@@ -81,7 +83,7 @@ def _build(data: dict[str, Any], config: dict[str, Any], chat_template: str | No
     by_id |= {i: token.encode() for token, i in special.items()}
     if sorted(by_id) != list(range(len(by_id))):
         raise ValueError(f"its {len(by_id)} tokens do not have the ids 0 to {len(by_id) - 1}")
-    return Tokenizer(
+    tokenizer = Tokenizer(
         pieces=[by_id[i] for i in range(len(by_id))],
         merges=merges,
         special=special,
@@ -89,6 +91,15 @@ def _build(data: dict[str, Any], config: dict[str, Any], chat_template: str | No
         whole_first=bool(model.get("ignore_merges")),
         **settings,
     )
+    tokenizer.other_names = _other_names(config)
+    return tokenizer
+
+
+def _other_names(config: dict[str, Any]) -> dict[str, str]:
+    """The special tokens that a chat template can name, other than bos_token and eos_token."""
+    names = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+    tokens = {name: config[name] for name in names if config.get(name) is not None}
+    return {name: token["content"] if isinstance(token, dict) else token for name, token in tokens.items()}
 
 
 def _patterns(step: dict[str, Any] | None) -> tuple[str, ...]:
