@@ -7,6 +7,7 @@ from ..generation import GrowingCache, Sampling, generate
 from ..generation.caches import is_same_in_pieces, rewind_to_shared
 from ..model import Llama
 from ..tokenizer import Tokenizer
+from ..tokenizer.chat_formats import FORMATS
 from . import options
 from .terminal import Stopwatch, note, write
 
@@ -28,6 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-new-tokens", type=int, default=512, metavar="N", help="the longest answer (default: %(default)s)"
     )
+    parser.add_argument(
+        "--chat-format",
+        choices=list(FORMATS),
+        help="how a conversation is written for the model (default: as the chat template in its files says, or else in "
+        "the format that its vocabulary shows)",
+    )
     # The rule that SmolLM2-Instruct's model card uses.
     options.add_sampling(parser, temperature=0.2, top_p=0.9)
     options.add_speed(parser)
@@ -40,7 +47,16 @@ def run(arguments: argparse.Namespace) -> None:
         raise ValueError("the question is empty; ask something, or leave it out to begin a conversation")
     rule = options.sampling(arguments)
     model, tokenizer = options.load(arguments)
-    talk = Conversation(model, tokenizer, rule, arguments.max_new_tokens, arguments.system, arguments.verbose)
+    tokenizer.chat_format(arguments.chat_format)  # an error now, not after each question
+    talk = Conversation(
+        model,
+        tokenizer,
+        rule,
+        arguments.max_new_tokens,
+        arguments.system,
+        arguments.verbose,
+        arguments.chat_format,
+    )
     if arguments.question is not None:
         if not talk.ask(arguments.question):
             raise KeyboardInterrupt
@@ -72,7 +88,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 class Conversation:
-    """What was said so far, kept within the model's context."""
+    """The conversation so far, kept within the model's context."""
 
     def __init__(
         self,
@@ -82,12 +98,13 @@ class Conversation:
         max_new_tokens: int,
         system: str | None = None,
         verbose: bool = False,
+        chat_format: str | None = None,
     ) -> None:
         self.model, self.tokenizer, self.rule, self.verbose = model, tokenizer, rule, verbose
-        self.max_new_tokens = max_new_tokens
+        self.max_new_tokens, self.chat_format = max_new_tokens, chat_format
         self.system = [] if system is None else [{"role": "system", "content": system}]
         self.turns: list[dict[str, str]] = []  # user and assistant, one after the other
-        # What was computed for the text so far: each question begins with the conversation before it.
+        # Keys and values of the text so far: each question begins with the conversation before it.
         self.cache = model.new_cache(1, 0, GrowingCache)
         self.held: list[int] = []
 
@@ -130,7 +147,7 @@ class Conversation:
         """The conversation as tokens, without its oldest turns if there is no room for an answer otherwise."""
         context = self.model.config.max_seq_len
         for dropped in range(0, len(self.turns) + 1, 2):
-            prompt = self.tokenizer.chat(self.system + self.turns[dropped:] + [asked])
+            prompt = self.tokenizer.chat(self.system + self.turns[dropped:] + [asked], self.chat_format)
             if len(prompt) + self.max_new_tokens <= context:
                 break
         else:

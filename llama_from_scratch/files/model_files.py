@@ -58,6 +58,7 @@ class ModelFiles:
     bos_id: int | None = None
     eos_ids: tuple[int, ...] = ()
     pad_id: int | None = None
+    unk_id: int | None = None  # of a GGUF file; a folder names it
     templates: dict[str, str] = field(default_factory=dict)
     add_bos: bool | None = None  # counts beside tokenizer.model; a tokenizer.json says it itself
 
@@ -120,7 +121,8 @@ def gguf_model_files(value: Callable[..., Any]) -> ModelFiles:
             raise ValueError(f"{key} is {template!r}; it must be a text")
         templates[str(name)] = template
     ends = [found for name in ("eos", "eot", "eom") if (found := token(name)) is not None]
-    return ModelFiles(bos_id=token("bos"), eos_ids=tuple(ends), pad_id=token("padding"), templates=templates)
+    ids = {"bos_id": token("bos"), "pad_id": token("padding"), "unk_id": token("unknown")}
+    return ModelFiles(eos_ids=tuple(ends), templates=templates, **ids)
 
 
 def _ids(folder: Path, key: str) -> tuple[int, ...]:

@@ -9,18 +9,13 @@ from ..files.model_files import AddedToken
 from .added import AddedTokens
 from .bpe import Merges, merge
 from .byte_table import to_utf8
-from .chat import FORMATS, Format, Message, llama2, render
+from .chat import check_messages, fill_in
+from .chat_formats import Message, Special, choose_format, write
 from .formats.gguf_fields import byte_level_fields
 from .formats.save import byte_level_parts, save_hugging_face_tokenizer
 from .pieces import STOP_NAMES
 from .split import compile_patterns, split
 from .stream import TextStream
-
-# The chat formats that can be chosen by name, and the special tokens that each needs. Llama 2's needs none.
-CHAT_FORMATS: dict[str, tuple[set[str], Format]] = {
-    form.__name__: (needed, form) for needed, form in [*FORMATS, (set(), llama2)]
-}
-
 
 Errors = Literal["strict", "replace", "ignore"]
 ERRORS: tuple[Errors, ...] = get_args(Errors)
@@ -50,6 +45,7 @@ class Tokenizer:
     stop_ids: further tokens at which generation stops. The attribute of this name holds all of them: these, eos, and
         the special tokens that end a turn by their name (`STOP_NAMES`).
     chat_template: a Jinja template for chats. templates: several, by name; `chat` takes the one called "default".
+    other_names: more of `special_names`, such as {"unk_token": "<unk>"}.
     """
 
     def __init__(
@@ -68,6 +64,7 @@ class Tokenizer:
         chat_template: str | None = None,
         templates: dict[str, str] | None = None,
         added: Iterable[AddedToken] = (),
+        other_names: dict[str, str] | None = None,
     ) -> None:
         self.added = {token.content: token for token in added}
         ordinary_added = {token.content: token.id for token in self.added.values() if not token.special}
@@ -81,6 +78,7 @@ class Tokenizer:
         self.special = dict(special)
         self.bos_id, self.eos_id, self.pad_id, self.add_bos = bos_id, eos_id, pad_id, add_bos
         self.templates = dict(templates or {}) | ({} if chat_template is None else {"default": chat_template})
+        self.other_names = dict(other_names or {})
         by_name = {special[name] for name in STOP_NAMES if name in special}
         self.stop_ids: frozenset[int] = frozenset(by_name | set(stop_ids) | ({eos_id} - {None}))
 
@@ -142,7 +140,7 @@ class Tokenizer:
             substitute = next((c for c in "\ufffd?" if self._can_spell(c)), "") if errors == "replace" else ""
             text = text.translate({ord(char): substitute for char in self.unspellable(text)})
         try:
-            ids = self._encode_special(text) if allow_special else self._encode_ordinary(text)
+            ids = self._encode_text(text, allow_special)
         except SpellingError as error:
             advice = 'take the character out, or pass errors="replace" or errors="ignore"'
             raise SpellingError(error.problem, advice) from None
@@ -180,51 +178,49 @@ class Tokenizer:
     def _new_stream(self) -> TextStream:
         return TextStream(self.pieces)
 
-    def chat(self, messages: list[Message], format: str | None = None) -> list[int]:
-        """The token ids of a conversation in the model's own format, ready for the assistant's next answer.
+    @property
+    def special_names(self) -> dict[str, str]:
+        """The special tokens that have a name in a chat template, such as {"bos_token": "<s>"}."""
+        named = {"bos_token": self.bos_id, "eos_token": self.eos_id, "pad_token": self.pad_id}
+        return self.other_names | {name: self.tokens[token] for name, token in named.items() if token is not None}
 
-        format: None takes the chat template of the model's files. Otherwise "llama3", "chatml" or "llama2", or the name
-            of one of the model's templates if it has several.
+    def chat_format(self, format: str | None = None) -> str:
+        """The format in which `chat` writes a conversation: "template", "llama3", "chatml" or "llama2", or the name of
+        one of the model's chat templates if it has several.
 
-        Special tokens in the messages are read as plain characters, so that a message cannot end its turn and continue
-        as another speaker.
+        It is `format` where that is given, or else the model's chat template, or else the format whose special tokens
+        the vocabulary has.
 
         Raises:
-            ValueError: if the model has no chat template and no format is given, if its vocabulary lacks the tokens of
-                the format, or if the format refuses the messages.
+            ValueError: if none of these is known, if this vocabulary cannot write `format`, or if the model has several
+                chat templates, none of them is called "default", and no format is given.
         """
-        form = self._chat_format(format)
-        bos, eos = ("" if i is None else self.tokens[i] for i in (self.bos_id, self.eos_id))
-        rendered, marker = render(form, messages, list(self.special), bos, eos)
-        ids = self._encode_special(rendered, marker)
-        if not isinstance(form, str) and self.add_bos and ids[:1] != [self.bos_id]:
-            ids.insert(0, self.bos_id)  # a template writes it itself
-        return ids
+        if format is None and self.chat_template is not None:
+            return "template"
+        if format is None and self.templates:
+            raise ValueError(
+                f"this model has chat templates called {', '.join(self.templates)} and none called default; choose one "
+                "with --chat-format (in Python format=)"
+            )
+        return format if format in self.templates else choose_format(format, self.special)
 
-    def _chat_format(self, name: str | None) -> str | Format:
-        if (template := self.templates.get("default" if name is None else name)) is not None:
-            return template
-        choices = ", ".join(map(repr, [*self.templates, *CHAT_FORMATS]))
-        if name is None and self.templates:
-            raise ValueError(
-                f"this model has several chat templates and none called 'default'; choose a format: {choices}"
-            )
-        if name is None:
-            fits = [name for name, (needed, _) in CHAT_FORMATS.items() if needed and needed <= self.special.keys()]
-            hint = f" (its vocabulary has the tokens of {fits[0]!r})" if fits else ""
-            raise ValueError(
-                f"this model has no chat template; it continues text: use generate, or choose the format that it was "
-                f"trained on, {choices}{hint}"
-            )
-        if name not in CHAT_FORMATS:
-            raise ValueError(f"there is no chat format {name!r}; known are {choices}")
-        needed, form = CHAT_FORMATS[name]
-        if missing := sorted(needed - self.special.keys()):
-            raise ValueError(
-                f"the chat format {name!r} needs the special token {missing[0]!r}, which this vocabulary lacks; "
-                "choose the format that it was trained on"
-            )
-        return form
+    def chat(self, messages: list[Message], format: str | None = None) -> list[int]:
+        """The token ids of a conversation, ready for the assistant's next answer, in the format of `chat_format`.
+
+        Special tokens that stand in the messages are read as ordinary characters: nobody can end their own turn and
+        speak as someone else.
+
+        Raises:
+            ValueError: if no format is known, or the format refuses the messages.
+        """
+        chosen, messages = self.chat_format(format), check_messages(messages)
+        template = self.chat_template if chosen == "template" else self.templates.get(chosen)
+        if template is not None:
+            return self._encode_parts(fill_in(template, messages, self.special, self.special_names))
+        ids = self._encode_parts(write(chosen, messages))
+        if self.add_bos and ids[:1] != [self.bos_id]:
+            ids.insert(0, self.bos_id)
+        return ids
 
     def save(self, folder: str | Path) -> None:
         """Write the tokenizer as files that `load_tokenizer` and transformers read (see `save.py`).
@@ -251,21 +247,29 @@ class Tokenizer:
         """
         return byte_level_parts(self)
 
-    def _encode_special(self, text: str, marker: str = "") -> list[int]:
-        """Special tokens as such, and what lies between them as ordinary text without `marker`."""
-        return self._encode_parts(text, True, marker)
+    def _encode_parts(self, parts: Iterable[str]) -> list[int]:
+        """Special tokens as such, and each text between them as an ordinary one, less the whitespace that an option of
+        the token beside it takes."""
+        parts, ids = list(parts), []
 
-    def _encode_ordinary(self, text: str) -> list[int]:
-        return self._encode_parts(text, False)
+        def takes(i: int, option: str) -> bool:
+            token = self.added.get(parts[i]) if 0 <= i < len(parts) and isinstance(parts[i], Special) else None
+            return token is not None and getattr(token, option)
 
-    def _encode_parts(self, text: str, allow_special: bool, marker: str = "") -> list[int]:
+        for i, part in enumerate(parts):
+            if isinstance(part, Special):
+                ids.append(self.special[part])
+                continue
+            part = part.lstrip() if takes(i - 1, "rstrip") else part
+            part = part.rstrip() if takes(i + 1, "lstrip") else part
+            ids += self._encode_text(part, allow_special=False, at_start=i == 0)
+        return ids
+
+    def _encode_text(self, text: str, allow_special: bool, at_start: bool = True) -> list[int]:
         ids: list[int] = []
         start = 0
         for part, token in self._added.split(text, allow_special):
-            if token is not None:
-                ids.append(token.id)
-            else:
-                ids += self._encode_between(part.replace(marker, ""), at_start=start == 0)
+            ids += [token.id] if token is not None else self._encode_between(part, at_start=at_start and start == 0)
             start += len(part)
         return ids
 

@@ -1,135 +1,91 @@
-"""Conversations as one text, in the format that the model was trained on."""
+"""A conversation as parts: special tokens, which the format wrote, and ordinary text."""
 
 import re
-from collections.abc import Callable, Iterable
-from datetime import datetime
-from typing import TypedDict
+from collections.abc import Iterable
+
+from .chat_formats import Message, Special
 
 
-class Message(TypedDict):
-    role: str  # "system", "user" or "assistant"
-    content: str
-
-
-Format = Callable[[list[Message], str, str], str]  # (messages, bos, eos) -> the text up to the assistant's next answer
-
-
-def render(form: str | Format, messages: list[Message], special: list[str], bos: str, eos: str) -> tuple[str, str]:
-    """Write a conversation in a format: the model's own chat template (Jinja), or one of the functions below.
-
-    Returns the text and a marker. Wherever a message held the text of a special token, the marker stands behind
-    the token's first character, so that every special token still found in the text was written by the format.
-    Take the marker out of what lies between them.
+def check_messages(messages: list[Message]) -> list[Message]:
+    """The messages as plain dictionaries of plain strings.
 
     Raises:
-        ValueError: for messages of the wrong form, or that the format refuses.
+        ValueError: for messages of another form.
     """
     if not messages:
         raise ValueError("there are no messages; give at least one, such as {'role': 'user', 'content': 'Hello'}")
     for message in messages:
-        if not all(isinstance(message.get(key), str) for key in ("role", "content")):
+        if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
             raise ValueError(f"each message needs a role and a content, both text; got {message!r}")
-
-    given = "".join([*(m["role"] + m["content"] for m in messages), form if isinstance(form, str) else ""])
-    marker = next(char for char in map(chr, range(0xE000, 0xF900)) if char not in given)  # private use: no one's text
-    starts = re.compile(f"(?=(?:{'|'.join(map(re.escape, special)) or '(?!)'})).", re.DOTALL)
-
-    def mark(text: str) -> str:
-        return starts.sub(lambda match: match[0] + marker, text)
-
-    marked = [Message(role=mark(message["role"]), content=mark(message["content"])) for message in messages]
-    return (_fill_in(form, marked, bos, eos) if isinstance(form, str) else form(marked, bos, eos)), marker
+        if unknown := message.keys() - {"role", "content"}:
+            raise ValueError(f"a message has the key {min(unknown, key=str)!r}; the keys are role and content")
+    return [{key: str.__str__(value) for key, value in message.items()} for message in messages]
 
 
-def _fill_in(template: str, messages: list[Message], bos: str, eos: str) -> str:
-    """Run a chat template, sandboxed: it can read the messages and nothing else. (It can still take its time, as any
-    program can; Ctrl-C ends it.)"""
+def fill_in(template: str, messages: list[Message], special: Iterable[str], special_names: dict[str, str]) -> list[str]:
+    """A conversation in the format of a model's chat template, as parts.
+
+    The template sees the messages exactly as they are. Where a special token stands in a message and in the rendered
+    text, the template is rendered a second time, with other characters for the token wherever it stands in a message,
+    as many as it has. The places at which the two texts differ were written by a message; a special token there is
+    ordinary text. The texts can differ in more than that, if the template looks for such a token in the messages or
+    changes it. Then nobody can say who wrote which token, and the messages are refused.
+
+    One thing goes unseen: a template that itself makes a special token out of other text of a message, such as one
+    that writes messages in lower case.
+
+    Raises:
+        ValueError: if jinja2 is too old, or the template or the messages cannot be used.
+        ImportError: without jinja2, or with a version that is not safe.
+    """
     try:
-        from jinja2 import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
+        import jinja2  # noqa: F401  checked here for a plain error; only templates need it
     except ImportError:
         raise ImportError("chat templates need the package jinja2; run: pip install jinja2") from None
+    from .chat_template import ChatTemplate
 
-    def refuse(reason: str) -> None:
-        raise TemplateError(reason)
+    compiled = ChatTemplate(template)
+    text = compiled.render(messages, special_names)
+    written = [value for message in messages for value in message.values()]
+    both = [token for token in special if token in text and any(token in value for value in written)]
+    if not both:
+        return split_special(text, text, special)
 
-    # The settings with which chat templates are written to be read, as the transformers library documents them.
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    names = {"messages": messages, "add_generation_prompt": True, "bos_token": bos, "eos_token": eos}
+    hidden: list[Message] = [{key: _hide(value, both) for key, value in message.items()} for message in messages]
     try:
-        return environment.from_string(template).render(names)
-    except Exception as error:  # a template is a program of the file's author: it can fail in any way
+        shown = compiled.render(hidden, special_names)
+    except ValueError:
+        shown = ""
+    if len(shown) != len(text) or any(b not in (a, _other(a)) for a, b in zip(text, shown, strict=True)):
         raise ValueError(
-            f"the model's chat template cannot be used on these messages ({str(error) or 'it needs too much memory'}); "
-            "change the messages, or use generate, which needs no template"
-        ) from None
-
-
-# --- our own, for files without a template -------------------------------------------------------------------------
-
-
-def llama3(messages: list[Message], bos: str, eos: str) -> str:
-    """Source: Meta's package llama-models 0.3.0, llama3/chat_format.py."""
-
-    def head(role: str) -> str:
-        return f"<|start_header_id|>{role}<|end_header_id|>\n\n"
-
-    _check_roles(messages)
-    return bos + "".join(head(m["role"]) + m["content"].strip() + "<|eot_id|>" for m in messages) + head("assistant")
-
-
-def chatml(messages: list[Message], bos: str, eos: str) -> str:
-    """Source: the chat template of HuggingFaceTB/SmolLM2-135M-Instruct, less its standard system message."""
-    _check_roles(messages)
-    turns = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages)
-    return turns + "<|im_start|>assistant\n"
-
-
-def llama2(messages: list[Message], bos: str, eos: str) -> str:
-    """Each question and its answer is a text of its own; the system message is the head of the first question.
-
-    Its marks are ordinary text and no special tokens, so that messages which hold one are refused: their author could
-    speak in any role.
-
-    Source: Meta's llama repository, llama/generation.py, chat_completion.
-    """
-    _check_roles(messages)
-    for message in messages:
-        for mark in ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"):
-            if mark in message["content"]:
-                raise ValueError(f"a message holds {mark!r}, a mark of the model's own format; take it out")
-    system = f"<<SYS>>\n{messages[0]['content']}\n<</SYS>>\n\n" if messages[0]["role"] == "system" else ""
-    turns = messages[bool(system) :]
-    if [m["role"] for m in turns] != ["user", "assistant"] * (len(turns) // 2) + ["user"]:
-        raise ValueError(
-            "this model's format is one system message, if any, then user and assistant by turns, a user last; "
-            f"got {', '.join(m['role'] for m in messages)}"
+            f"a message holds the special token {both[0]}, and the model's chat template treats it in a way in which "
+            "it cannot be told from the template's own; take it out"
         )
-    text = ""
-    for i, turn in enumerate(turns):
-        if turn["role"] == "assistant":
-            text += f" {turn['content'].strip()} {eos}"
-        else:
-            text += f"{bos}[INST] {((system if i == 0 else '') + turn['content']).strip()} [/INST]"
-    return text
+    return split_special(text, shown, special)
 
 
-# The special tokens by which a vocabulary shows its format. (Llama 2's has none: see `SentencePieceTokenizer`.)
-FORMATS: list[tuple[set[str], Format]] = [
-    ({"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"}, llama3),
-    ({"<|im_start|>", "<|im_end|>"}, chatml),
-]
+def split_special(text: str, shown: str, special: Iterable[str]) -> list[str]:
+    """The parts of a text: its special tokens where `shown`, a text of the same length, has them, and the rest."""
+    longest_first = sorted(special, key=len, reverse=True)
+    pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+    parts: list[str] = []
+    start = 0
+    for match in pattern.finditer(shown):
+        parts += [text[start : match.start()], Special(match[0])]
+        start = match.end()
+    return [part for part in [*parts, text[start:]] if part]
 
 
-def format_of(special: Iterable[str]) -> Format | None:
-    return next((form for needed, form in FORMATS if needed <= set(special)), None)
+def _hide(text: str, tokens: list[str]) -> str:
+    """The text with other characters wherever one of the tokens stands, also where two overlap."""
+    characters = list(text)
+    for token in tokens:
+        for match in re.finditer(f"(?={re.escape(token)})", text):
+            place = slice(match.start(), match.start() + len(token))
+            characters[place] = map(_other, text[place])
+    return "".join(characters)
 
 
-def _check_roles(messages: list[Message]) -> None:
-    for message in messages:
-        if message["role"] not in ("system", "user", "assistant"):
-            raise ValueError(f"a message has the role {message['role']!r}; the roles are system, user and assistant")
+def _other(character: str) -> str:
+    """Another character in place of this one: one for private use, which is no space, letter or digit."""
+    return chr(0xF0000 + ord(character) % 0x10000)

@@ -452,7 +452,9 @@ def short_model():
 def test_conversation_drops_its_oldest_turns(short_model, tok, capsys, monkeypatch):
     talk = Conversation(short_model, tok, Sampling(), 20, system="Be brief.")
     seen = []
-    monkeypatch.setattr(tok, "chat", lambda messages: seen.append(messages) or Tokenizer.chat(tok, messages))
+    monkeypatch.setattr(
+        tok, "chat", lambda messages, form: seen.append(messages) or Tokenizer.chat(tok, messages, form)
+    )
     for i in range(6):
         assert talk.ask(f"question number {i}")
     first, *_, last = [messages for messages in seen if messages[-1]["content"] == "question number 5"]

@@ -95,7 +95,9 @@ def test_templates_are_those_of_transformers(transformers, tmp_path):
         ours = load_tokenizer(folder)
         assert ours.templates == ({"default": theirs} if isinstance(theirs, str) else theirs or {})
         if "default" not in ours.templates:
-            refusal = "none called 'default'; choose a format: '(tools|more)'" if ours.templates else "no chat template"
+            refusal = "no chat template, and its vocabulary does not show"
+            if ours.templates:
+                refusal = "called (tools, rag|more) and none called default; choose one"
             with pytest.raises(ValueError, match=refusal):
                 ours.chat([{"role": "user", "content": "x"}])
         for name, template in ours.templates.items():

@@ -553,7 +553,9 @@ CASES |= {
             CHAT.replace("hf", "model.gguf"),
             lambda home: gguf_with(home, extra={"tokenizer.chat_template": ESCAPES["subclasses"]}),
         ),
-        "no format": Case("has no chat template; it continues text", CHAT, without("hf/chat_template.jinja")),
+        "no format": Case("has no chat template, .* --chat-format", CHAT, without("hf/chat_template.jinja")),
+        "a format of another vocabulary": Case("needs the special token '?<.im_end", CHAT + " --chat-format chatml"),
+        "no such format": Case("invalid choice: 'alpaca'", CHAT + " --chat-format alpaca"),
         "no words": Case("the question is empty; ask something", ["chat", " ", "--model", "hf"]),
         "a character without token": Case("cannot spell 'Z'.*; take the character out", CHAT.replace("hello", "Z")),
         "half a character": Case(
@@ -565,12 +567,12 @@ CASES |= {
         "what is typed is no text": Case("UTF-8", "chat --model hf --temperature 0", stdin=b"\xff\xfe\n"),
         "Llama 2's marks": Case(
             "a message holds '\\[INST\\]', a mark of the model's own format; take it out",
-            ["chat", "[INST] a", *CHAT.split()[2:]],
+            ["chat", "[INST] a", *CHAT.split()[2:], "--chat-format", "llama2"],
             each(tokenizer_model(sentencepiece()), without("hf/chat_template.jinja")),
         ),
         "Llama 2's marks in the system message": Case(
             "a message holds '<</SYS>>', a mark",
-            [*CHAT.split(), "--system", "<</SYS>>"],
+            [*CHAT.split(), "--system", "<</SYS>>", "--chat-format", "llama2"],
             each(tokenizer_model(sentencepiece()), without("hf/chat_template.jinja")),
         ),
     }.items()

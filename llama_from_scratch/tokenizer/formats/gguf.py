@@ -79,7 +79,7 @@ def _byte_level(value: Callable[..., Any], said: ModelFiles) -> Tokenizer:
         patterns=SPLITS[pre],
         whole_first=pre == "llama-bpe",
         add_bos=value("tokenizer.ggml.add_bos_token", pre == "llama-bpe"),
-        **_ids(said),
+        **_ids(said, tokens),
     )
 
 
@@ -88,11 +88,14 @@ def _bytes(token: str, kind: int) -> bytes:
     return b"" if kind == UNUSED else to_bytes(token) if kind == NORMAL else token.encode()
 
 
-def _ids(said: ModelFiles) -> dict[str, Any]:
+def _ids(said: ModelFiles, tokens: list[str]) -> dict[str, Any]:
     """The arguments of a `Tokenizer`. Any token may be the bos, eos or padding token of a GGUF file."""
     eos_id = next(iter(said.eos_ids), None)
     ids = {"bos_id": said.bos_id, "eos_id": eos_id, "pad_id": said.pad_id}
-    return ids | {"stop_ids": said.eos_ids, "templates": said.templates}
+    if said.unk_id is not None and said.unk_id >= len(tokens):
+        raise ValueError(f"the unk token is {said.unk_id}; the vocabulary has the ids 0 to {len(tokens) - 1}")
+    names = {} if said.unk_id is None else {"unk_token": tokens[said.unk_id]}
+    return ids | {"stop_ids": said.eos_ids, "templates": said.templates, "other_names": names}
 
 
 def _some(types: list[int]) -> str:
@@ -122,7 +125,7 @@ def _sentencepiece(value: Callable[..., Any], said: ModelFiles) -> SentencePiece
         n -= 1
     rows = zip(tokens[:n], scores, types, strict=False)
     eos_id = value("tokenizer.ggml.eos_token_id", 2)
-    ids = _ids(said) | {"bos_id": value("tokenizer.ggml.bos_token_id", 1), "eos_id": eos_id}
+    ids = _ids(said, tokens) | {"bos_id": value("tokenizer.ggml.bos_token_id", 1), "eos_id": eos_id}
     return SentencePieceTokenizer(
         [Piece(text, score, Kind(kind)) for text, score, kind in rows],
         prefix="always" if value("tokenizer.ggml.add_space_prefix", True) else "never",

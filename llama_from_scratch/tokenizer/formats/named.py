@@ -4,11 +4,13 @@ from typing import Any
 
 from ...files.model_files import ModelFiles
 
+OWN = ("bos_token", "eos_token", "pad_token")  # have an id of their own in a `Tokenizer`
+
 
 def named_ids(
     files: ModelFiles, special: dict[str, int], bos: str | None = None, eos: str | None = None
 ) -> dict[str, Any]:
-    """The arguments bos_id, eos_id, pad_id, stop_ids and templates of a `Tokenizer`.
+    """The arguments bos_id, eos_id, pad_id, stop_ids, templates and other_names of a `Tokenizer`.
 
     A token that is named counts before one whose id is given, and that before what the vocabulary itself says.
     special: the ids of all special tokens. bos, eos: what the vocabulary itself says.
@@ -31,4 +33,5 @@ def named_ids(
         "pad_id": find("pad_token", files.pad_id, None),
         "stop_ids": files.eos_ids,
         "templates": files.templates,
+        "other_names": {name: text for name, text in files.named.items() if name not in OWN},
     }
