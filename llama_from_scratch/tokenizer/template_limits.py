@@ -25,7 +25,7 @@ from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 MAX_SOURCE = 50_000  # characters of a template; the longest known are about 30,000
-MAX_STEPS = 1_000_000
+MAX_STEPS = 250_000  # a conversation of 1,000 messages takes about 15,000
 MAX_SECONDS = 1.0  # of this thread's CPU time, so that a busy machine changes nothing
 MAX_VALUE = 4 * 2**20  # bytes of one value: a conversation of 131,072 tokens has about 0.5 MB
 MAX_MADE = 64 * 2**20  # bytes
@@ -273,7 +273,7 @@ class Instrument(NodeTransformer):
         self.generic_visit(node)
         return _filter("concatenated", nodes.List(node.nodes, lineno=node.lineno), node)
 
-    def visit_List(self, node: nodes.List) -> nodes.Node:
+    def visit_List(self, node: nodes.List | nodes.Dict) -> nodes.Node:
         return _filter("value", self.generic_visit(node), node)
 
     visit_Dict = visit_List

@@ -63,6 +63,7 @@ PROBES = [
     "{% macro m() %}[{{ caller(1) }}]{% endmacro %}{% call(n) m() %}{{ n }}{{ messages[0].content }}{% endcall %}",
     "{% autoescape true %}{{ messages[0].content }}{{ messages[0].content ~ '<' }}{{ messages }}{% endautoescape %}",
     "  {% if true %}\n  a\n    {%- endif %}\n{# nothing #}\n  b\n",
+    "{{ {'a': messages[0].content, 'b': {}} }}{{ {'a': 1}.get('c', 'none') }}{% set a, b = 1, [2] %}{{ a }}{{ b }}",
     "{{ strftime_now('%Y') }}{{ messages | length }}{{ nothing }}{{ nothing is defined }}",
     "{{ messages | groupby('role') }}{{ range(3) | list }}{{ messages | sort(attribute='role') | last }}",
 ]

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from llama_from_scratch.files.embedded import EMBEDDED
-from llama_from_scratch.tokenizer import load_tokenizer
+from llama_from_scratch.tokenizer import load_tokenizer, template_limits
 from llama_from_scratch.tokenizer.chat import fill_in
-from llama_from_scratch.tokenizer.template_limits import MAX_SECONDS, MAX_STEPS
+from llama_from_scratch.tokenizer.template_limits import MAX_SECONDS
 
 MESSAGES = [{"role": "user", "content": "x"}]
 
@@ -27,7 +27,7 @@ def grow(start: str, step: str, rounds: int, end: str = "") -> str:
 HOSTILE = {
     # loops and calls
     "nested loops": "{% for a in range(999) %}{% for b in range(999) %}{% for c in range(999) %}" + "{% endfor %}" * 3,
-    "loop that drops all": "{% for a in range(9999) %}{% for b in range(9999) if false %}{% endfor %}{% endfor %}",
+    "loop that filters out all": "{% for a in range(9999) %}{% for b in range(9999) if 0 %}{% endfor %}{% endfor %}",
     "select that finds nothing": "{% for a in range(9999) %}{{ range(99999) | select('none') | list }}{% endfor %}",
     "sorting in a loop": "{% for a in range(9999) %}{% set x = range(9999) | sort %}{% endfor %}",
     "searching in a loop": "{% set x = ['a' * 999] * 3999 %}{% for a in range(99999) %}{{ 'b' in x }}{% endfor %}",
@@ -159,31 +159,43 @@ def test_hostile_templates_need_at_most_200_mb():
     assert {name: peak for name, peak in peaks.items() if peak > 200} == {}
 
 
-def test_steps_are_counted_exactly():
-    inner = MAX_STEPS // 1000 - 1  # rounds of the inner loop; a round of the outer one is a step, too
-    loops = "{{% for a in range({}) %}}{{% for b in range({}) %}}{{% endfor %}}{{% endfor %}}"
-    fits = loops.format(990, inner)
-    assert fill_in(fits, MESSAGES, [], {}) == []
-    assert f"it takes more than {MAX_STEPS} steps" in refused(loops.format(1001, inner))
+@pytest.fixture
+def few_steps(monkeypatch) -> int:
+    """A lower limit: the type checks of the tests make each step slow, and the time limit would come first."""
+    monkeypatch.setattr(template_limits, "MAX_STEPS", 3000)
+    return 3000
 
 
-def test_limits_hold_in_other_threads():
-    said = []
-    templates = [HOSTILE["nested loops"], HOSTILE["text times number"], HOSTILE["sorting in a loop"]]
-    threads = [threading.Thread(target=lambda t=t: said.append(refused(t))) for t in templates]
+def test_steps_are_counted_exactly(few_steps):
+    """A round of a loop is a step, and so is the call of `range`."""
+    template = "{{% for i in range({}) %}}{{% endfor %}}"
+    assert fill_in(template.format(few_steps - 1), MESSAGES, [], {}) == []
+    assert f"it takes more than {few_steps} steps" in refused(template.format(few_steps))
+
+
+def test_limits_begin_again_with_each_rendering(few_steps):
+    """A conversation with special tokens is rendered twice, and a template is used many times."""
+    template = f"{{% for i in range({few_steps - 10}) %}}{{% endfor %}}{{{{ messages[0].content }}}}<s>"
+    for _ in range(2):
+        assert fill_in(template, [{"role": "user", "content": "<s>"}], ["<s>"], {}) == ["<s>", "<s>"]
+
+
+def test_limits_hold_in_other_threads(few_steps):
+    said = {}
+    templates = {
+        f"more than {few_steps} steps": HOSTILE["nested loops"],
+        "'*' could make": HOSTILE["text times number"],
+        f"more than {MAX_SECONDS:g} s": HOSTILE["select that finds nothing"],
+    }
+    threads = [
+        threading.Thread(target=lambda reason=reason, template=template: said.update({reason: refused(template)}))
+        for reason, template in templates.items()
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted("steps" in s for s in said)[-1] and any("'*' could make" in s for s in said)
-    assert any(f"more than {MAX_SECONDS:g} s" in s for s in said)
-
-
-def test_limits_begin_again_with_each_rendering():
-    """A conversation with special tokens is rendered twice, and a template is used many times."""
-    template = "{% for i in range(60000) %}{% set x = i + 1 %}{% endfor %}{{ messages[0].content }}<s>"
-    for _ in range(2):
-        assert fill_in(template, [{"role": "user", "content": "<s>"}], ["<s>"], {}) == ["<s>", "<s>"]
+    assert said.keys() == templates.keys() and all(reason in message for reason, message in said.items())
 
 
 def test_long_conversation_is_within_limits():
