@@ -194,8 +194,9 @@ def test_paths(tmp_path, monkeypatch):
 IMPORTED = """
 import sys
 from llama_from_scratch import checkpoint
+from llama_from_scratch.files.embedded import EMBEDDED
 print([name for name in ("gguf", "huggingface_hub", "transformers") if name in sys.modules])
-checkpoint.load_model(checkpoint.EMBEDDED)
+checkpoint.load_model(EMBEDDED)
 print([name for name in ("huggingface_hub", "transformers", "torch._dynamo") if name in sys.modules])
 """
 
