@@ -164,7 +164,8 @@ def test_embedded_without_its_package(monkeypatch):
 
 
 def test_gguf_without_its_package(monkeypatch):
-    monkeypatch.delitem(sys.modules, "llama_from_scratch.checkpoint.gguf.read", raising=False)
+    for module in ("checkpoint.gguf.read", "files.gguf"):
+        monkeypatch.delitem(sys.modules, f"llama_from_scratch.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "gguf", None)
     for read in (describe, load_tokenizer):
         with pytest.raises(ImportError, match="run: pip install gguf"):
