@@ -34,12 +34,13 @@ def _kind(start: bytes) -> tuple[str | None, str]:
         return "web page", "download the file itself, not the page that shows it"
     if start.startswith(b"GGUF"):
         return GGUF, "give it a name that ends in .gguf, and pass that name"
+    # Before the two below: the length of a header, which comes first in such a file, may look like them.
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 2**32:
+        return SAFETENSORS, "give it a name that ends in .safetensors, and put its config.json beside it"
     if start.startswith(b"PK\x03\x04"):
         return TORCH, "use the safetensors or GGUF version of this model"
     if start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5"):
         return "pickle, as torch wrote them before version 1.6", "use the safetensors or GGUF version of this model"
-    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 2**32:
-        return SAFETENSORS, "give it a name that ends in .safetensors, and put its config.json beside it"
     return None, ""
 
 

@@ -188,7 +188,7 @@ def refused(tmp_path: Path, expected: str, model: Llama, kind: str = "F32", **op
         (CASES["llama3-bands"], "does not follow the rule of Llama 3.1 .* write safetensors to keep this config"),
         (replace(TINY, max_seq_len=2**32), "max_seq_len is 4294967296, and a GGUF file would say 4294967295; write"),
         (replace(TINY, norm_eps=1e-60), "norm_eps is 0.0"),
-        (replace(TINY, rope_theta=1e60), "rope_theta is inf"),
+        (replace(TINY, rope_theta=1e60), "rope.freq_base is inf"),
         (scaled("linear", 1e60, None), "factor is inf"),
     ],
     ids=["dynamic", "bands", "context", "eps", "theta", "factor"],
@@ -329,8 +329,8 @@ WRITING = """
 import resource, sys
 from pathlib import Path
 from llama_from_scratch.checkpoint import describe
-from llama_from_scratch.files.embedded import EMBEDDED
 from llama_from_scratch.checkpoint.gguf.write import save_gguf
+from llama_from_scratch.files.embedded import EMBEDDED
 found = describe(EMBEDDED)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before = peak()

@@ -164,8 +164,8 @@ def test_embedded_without_its_package(monkeypatch):
 
 
 def test_gguf_without_its_package(monkeypatch):
-    for name in ("checkpoint.gguf.read", "files.gguf"):
-        monkeypatch.delitem(sys.modules, f"llama_from_scratch.{name}", raising=False)
+    for module in ("checkpoint.gguf.read", "files.gguf"):
+        monkeypatch.delitem(sys.modules, f"llama_from_scratch.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "gguf", None)
     for read in (describe, load_tokenizer):
         with pytest.raises(ImportError, match="run: pip install gguf"):
@@ -195,8 +195,9 @@ def test_paths(tmp_path, monkeypatch):
 IMPORTED = """
 import sys
 from llama_from_scratch import checkpoint
+from llama_from_scratch.files.embedded import EMBEDDED
 print([name for name in ("gguf", "huggingface_hub", "transformers") if name in sys.modules])
-checkpoint.load_model("SmolLM2-135M-Instruct")
+checkpoint.load_model(EMBEDDED)
 print([name for name in ("huggingface_hub", "transformers", "torch._dynamo") if name in sys.modules])
 """
 

@@ -244,6 +244,14 @@ def test_safetensors_that_break_a_rule_are_refused(tmp_path, name):
         open_safetensors(path)
 
 
+@pytest.mark.parametrize("length", [0x280, 0x380, 0x480, 0x580])
+def test_safetensors_header_length_like_a_pickle_loads(tmp_path, length):
+    """Its first two bytes are those that begin a pickle."""
+    header = json.dumps({"a": entry(0, 8)}).encode().ljust(length)
+    (tmp_path / "a.safetensors").write_bytes(safetensors_file(header, bytes(8)))
+    assert open_safetensors(tmp_path / "a.safetensors")[1] == {"a": ((2,), "F32")}
+
+
 def test_safetensors_name_twice_is_refused(tmp_path):
     """Where the library takes the last of the two."""
     path = tmp_path / "a.safetensors"

@@ -612,6 +612,10 @@ META_FOLDERS = {
     "no width": (params(dim=None), "dim is missing; it must be a whole number"),
     "width as text": (params(dim="32"), "dim is '32'; it must be a whole number"),
     "heads that do not divide": (params(n_heads=3), "dim is 32 and n_heads is 3; dim must be a multiple"),
+    "other heads than RoPE's frequencies": (
+        params(n_heads=4),
+        "n_heads is 4, and rope.freqs holds the 8 frequencies of heads that are 16 wide; both must be of one model",
+    ),
     "epsilon is NaN": (params(norm_eps=float("nan")), "norm_eps is nan; it must be a finite number"),
     "unknown key": (params(moe_args={}), "moe_args is not known, and may change what the weights mean"),
     "pictures": (params(vision_chunk_size=448), "vision_chunk_size is not known"),

@@ -8,6 +8,7 @@ Source: the layers of Meta's model.py and checkpoint.py in llama-models 0.3.0; f
 import re
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ def open_meta(folder: Path) -> Checkpoint:
     params = read_json(folder / PARAMS)
     shards = [read_pickled_tensors(file) for file in _shard_files(folder)]
     for shard in shards:
-        shard.pop("rope.freqs", None)  # the frequencies, which follow from the config
+        _check_frequencies(folder / PARAMS, params, shard.pop("rope.freqs", None))
     for i, shard in enumerate(shards[1:], start=1):
         if odd := shard.keys() ^ shards[0].keys():
             raise CheckpointError(
@@ -60,6 +61,19 @@ def open_meta(folder: Path) -> Checkpoint:
         parts.pop(HEAD, None)
     stored = tuple(_stored_tensor(folder, name, parts[name], dimensions[name], config) for name in parts)
     return Checkpoint(folder, "Meta", config, stored, tokenizer_in(folder))
+
+
+def _check_frequencies(file: Path, params: dict[str, Any], freqs: Tensor | None) -> None:
+    """Llama 1 and 2 store RoPE's frequencies. They follow from the config, but nothing else in the files tells how many
+    heads there are."""
+    dim, n_heads = params.get("dim"), params.get("n_heads")
+    if type(dim) is not int or type(n_heads) is not int:
+        return  # `config_from_params` says what is wrong
+    if freqs is not None and 2 * freqs.numel() * n_heads != dim:
+        raise CheckpointError(
+            f"{file}: n_heads is {n_heads}, and rope.freqs holds the {freqs.numel()} frequencies of heads that are "
+            f"{2 * freqs.numel()} wide; both must be of one model"
+        )
 
 
 def _shard_files(folder: Path) -> list[Path]:
