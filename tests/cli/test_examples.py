@@ -41,6 +41,7 @@ NOT_RUN = {  # a word of the example -> why it is only parsed
     "--against": "takes minutes; tests/bench/test_bench.py does it with a small model",
 }
 UNTIL_STOPPED = "--steps 100000"
+FEWER_STEPS = "--steps 120 --evaluate-every 60 --sample-tokens 20"  # for the README's training run
 
 
 def examples_in(text: str) -> list[str]:
@@ -163,14 +164,18 @@ def test_readme_commands_run(place: Path, run_once, as_users_run_it) -> None:
         if "shakespeare" in line:  # fetches its texts
             continue
         verb = line.split()[3]
-        small = verb == "train" or "small" in line or "Folio" in line
-        # A large model writes less; what is shown is the same.
-        done = run_once(line.replace(" --each", "") if small else shortened(line.replace(" --each", ""), place))
+        if verb == "train":
+            typed = f"{line} {FEWER_STEPS}"
+        elif "small" in line:  # the model just trained, as it is typed
+            typed = line
+        else:
+            typed = shortened(line.replace(" --each", ""), place)
+        done = run_once(typed)
         assert done.code == 0, f"{line}\n{done.err}"
         if verb == "train":
             # The model has learned something: a vocabulary of 1,024 begins at log(1024) = 6.9 nats.
             losses = [float(loss) for loss in re.findall(r"held-out loss (\d\.\d+)", done.out)]
-            assert losses == sorted(losses, reverse=True) and losses[-1] < 5.0
+            assert losses == sorted(losses, reverse=True) and losses[-1] < 5.6
             assert "--- a sample at step" in done.out
         elif verb == "evaluate":
             assert re.search(r"^bits per byte +[1-3]\.\d+$", done.out, re.MULTILINE)

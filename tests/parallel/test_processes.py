@@ -182,7 +182,7 @@ def test_what_the_first_process_alone_refuses_is_said_once(text, tmp_path):
     _, errors = job.communicate(timeout=120)
     assert job.returncode != 0
     ours = [line for line in errors.splitlines() if line.startswith("error:")]
-    assert ours == [f"error: {out} already holds a run; give --resume to go on with it, or another folder"]
+    assert ours == [f"error: {out} already holds a run; resume it, or choose another folder"]
 
 
 def test_one_process_has_nobody_to_share_with(text, tmp_path, capsys):
