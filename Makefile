@@ -13,7 +13,7 @@ export PYTHON
 
 help:       ## show this list
 	@echo "make ..."
-	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup:      ## make .venv and install what is pinned; the others call this
 	@$(if $(START),$(START) tools/bootstrap.py,echo "No Python was found. Install Python 3.11 to 3.14 (Debian: apt install python3 python3-venv)." >&2; exit 1)
@@ -31,12 +31,16 @@ test: setup ## run every test: package, notebooks, book, browser
 check: lint ## in under three minutes: style, the core, the files floor, one notebook
 	OMP_WAIT_POLICY=passive $(PY) -m pytest tests/core tests/files notebooks/05_rmsnorm.ipynb $(NBVAL) -n 2 -q
 
-# What depends on arithmetic, with the kernels of older processors and one thread.
-ARITHMETIC := tests/core tests/checkpoint tests/generation tests/fast tests/training/test_training.py tests/plots tests/exercises notebooks
-OLDER = ATEN_CPU_CAPABILITY=$(1) ONEDNN_MAX_CPU_ISA=$(2) MKL_ENABLE_INSTRUCTIONS=$(3) OMP_NUM_THREADS=1
+# Tests whose results depend on the order and the rounding of sums, and the notebooks.
+ARITHMETIC := tests/core tests/checkpoint tests/generation tests/fast tests/parallel tests/training/test_training.py \
+	tests/training/test_faster.py tests/bench tests/plots tests/exercises
+# The kernels of torch, oneDNN and MKL, and MKL's order of summing.
+OLDER := "default SSE41 SSE4_2 COMPATIBLE" "avx2 AVX2 AVX2 AVX2"
+ELSEWHERE ?= $(ARITHMETIC) notebooks
 test-elsewhere: setup ## run what depends on arithmetic as on two older processors, with one thread
-	$(call OLDER,default,SSE41,SSE4_2) $(PY) -m pytest $(ARITHMETIC) $(NBVAL) -n 2 --dist loadfile -q -rs
-	$(call OLDER,avx2,AVX2,AVX2) $(PY) -m pytest $(ARITHMETIC) $(NBVAL) -n 2 --dist loadfile -q -rs
+	@failed=0; for kernels in $(OLDER); do set -- $$kernels; \
+	ATEN_CPU_CAPABILITY=$$1 ONEDNN_MAX_CPU_ISA=$$2 MKL_ENABLE_INSTRUCTIONS=$$3 MKL_CBWR=$$4 OMP_NUM_THREADS=1 \
+	$(PY) -m pytest -p elsewhere $(ELSEWHERE) $(NBVAL) -n 2 --dist worksteal -q -rs || failed=1; done; exit $$failed
 
 serve: book ## show the rendered book on this machine, http://127.0.0.1:8000
 	$(PY) -m http.server 8000 --bind 127.0.0.1 --directory _build/html

@@ -38,7 +38,8 @@ LOOK = """() => {
         const box = (e.matches('input[type=checkbox]') && e.closest('label') || e).getBoundingClientRect();
         return Math.min(box.width, box.height) < least - 0.5; });
     const inText = e => e.matches('a') && e.closest('p, li, td, dd, figcaption, h1, h2, h3, h4, dt, text, .reference');
-    const controls = all('button, summary, select, input, a[href]:not(#pst-skip-link)'); // that one shows on focus
+    const controls = all('button, summary, select, input, a[href]')
+        .filter(e => !e.closest('#pst-skip-link')); // it shows when it has the focus
     return {
         'equations': wide.map(name),
         'code that scrolls sideways': code.map(name),
