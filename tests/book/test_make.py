@@ -116,15 +116,15 @@ def test_no_supported_python(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bootstrap, "STAMP", str(tmp_path / "none"))
     assert bootstrap.main() == 1
     said = capsys.readouterr().err
-    assert "No Python 3.11 or 3.12 was found" in said and "apt install python3" in said and "PYTHON=" in said
+    assert "No Python 3.11 to 3.14 was found" in said and "apt install python3" in said and "PYTHON=" in said
 
 
 @pytest.mark.parametrize(
-    "version, word", [("3 9", "is Python 3.9"), ("3 13", "is Python 3.13"), (None, "does not run")]
+    "version, word", [("3 9", "is Python 3.9"), ("3 15", "is Python 3.15"), (None, "does not run")]
 )
 def test_a_python_that_was_asked_for_and_cannot_be(tmp_path, version, word):
     fake_python(tmp_path / "bin", "mine", version)
-    with pytest.raises(bootstrap.Failure, match=f"mine {word}.* 3.11 or 3.12"):
+    with pytest.raises(bootstrap.Failure, match=f"mine {word}.* 3.11 to 3.14"):
         bootstrap.find_python(str(tmp_path / "bin" / "mine"))
 
 
@@ -175,7 +175,7 @@ def test_make_without_any_python(tmp_path):
         (tmp_path / tool).symlink_to(f"/usr/bin/{tool}")
     result = make("setup", PATH=f"{tmp_path}", SHELL="/bin/sh")
     assert result.returncode
-    assert "No Python was found. Install Python 3.11 or 3.12" in result.stderr
+    assert "No Python was found. Install Python 3.11 to 3.14" in result.stderr
 
 
 def test_every_direct_requirement_is_pinned_as_in_the_lock():
