@@ -23,12 +23,12 @@ from llama_from_scratch import Llama
 from llama_from_scratch.checkpoint import load_model
 from llama_from_scratch.checkpoint.huggingface.write import save_huggingface
 from llama_from_scratch.checkpoint.stored import in_memory
+from llama_from_scratch.cli.options import option
 from llama_from_scratch.generation import Sampling, evaluate, generate
 from llama_from_scratch.tokenizer import Tokenizer, load_tokenizer
 from llama_from_scratch.training import Recipe
 from llama_from_scratch.training.corpora import CORPORA, corpus_texts
 from llama_from_scratch.training.log import read_log
-from llama_from_scratch.training.recipe import option
 from llama_from_scratch.training.tokens import facts
 
 CARD = """\

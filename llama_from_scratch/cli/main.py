@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     try:
         for name in TYPED & vars(arguments).keys():
-            if (typed := getattr(arguments, name)) is not None:
+            if isinstance(typed := getattr(arguments, name), str):  # `bench --prompt` is a number
                 setattr(arguments, name, options.from_terminal(typed))
         arguments.run(arguments)
         sys.stdout.flush()

@@ -296,7 +296,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 save_model(Llama(LlamaConfig(1000, 64, 2, 2, 1, 32, 128)), sys.argv[1])
 """
     run = subprocess.run([sys.executable, "-c", code, str(tmp_path / "new")], capture_output=True, text=True)
-    assert "CheckpointError" in run.stderr and "new cannot be written (" in run.stderr
+    assert "WriteError" in run.stderr and "new cannot be written (" in run.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -41,8 +41,9 @@ def card(folder) -> str:
     return (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
 
 
-def test_it_is_what_its_preset_says_and_small(folio, tok, folder):
-    assert folio.config == LlamaConfig.preset(FOLIO)
+def test_folio_has_the_sizes_of_its_recipe_and_is_small(folio, tok, folder):
+    sizes = (4096, 256, 6, 8, 4, 32, 704)  # MODEL_CARD.md, and the recipe beside it
+    assert folio.config == LlamaConfig(*sizes, max_seq_len=256, tie_embeddings=True)
     assert len(tok) == folio.config.vocab_size
     assert {tensor.stored_type for tensor in describe(FOLIO).tensors} == {"BF16"}
     assert sum(file.stat().st_size for file in folder.iterdir()) < 20e6

@@ -56,7 +56,7 @@ def test_tokenizer_save_after_a_killed_save_leaves_nothing(tmp_path):
     (tmp_path / ".tokenizer.json.saving" / "tokenizer.json").write_text("{")
     tokenizer = train_bpe("the cat sat on the mat " * 9, 262)
     tokenizer.save(tmp_path)
-    assert sorted(os.listdir(tmp_path)) == ["tokenizer.json", "tokenizer_config.json"]
+    assert sorted(os.listdir(tmp_path)) == ["generation_config.json", "tokenizer.json", "tokenizer_config.json"]
     assert load_tokenizer(tmp_path).pieces == tokenizer.pieces
 
 

@@ -611,7 +611,10 @@ META_FOLDERS = {
     "params are a list": (file("params.json", b"[32]"), "must hold a JSON object in braces"),
     "no width": (params(dim=None), "dim is missing; it must be a whole number"),
     "width as text": (params(dim="32"), "dim is '32'; it must be a whole number"),
-    "heads that do not divide": (params(n_heads=3), "dim is 32 and n_heads is 3; dim must be a multiple"),
+    "heads that do not divide": (
+        params(n_heads=3),
+        "n_heads is 3, and rope.freqs holds the 8 frequencies of heads that are 16 wide",
+    ),
     "other heads than RoPE's frequencies": (
         params(n_heads=4),
         "n_heads is 4, and rope.freqs holds the 8 frequencies of heads that are 16 wide; both must be of one model",

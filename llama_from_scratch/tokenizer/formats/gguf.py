@@ -61,7 +61,8 @@ def _byte_level(value: Callable[..., Any], said: ModelFiles) -> Tokenizer:
             f"it gives the types {_some(types)} to {len(types)} of {len(tokens)} tokens; each token needs one, "
             f"{NORMAL} (ordinary), {UNKNOWN} or {CONTROL} (special), {USER_DEFINED} (added) or {UNUSED} (unused)"
         )
-    if not lines:
+    joined = any(kind == NORMAL and len(token) > 1 for token, kind in zip(tokens, types, strict=True))
+    if joined and not lines:
         raise ValueError("it lists no merges, without which its tokens cannot be joined")
     ids = {token: i for i, token in enumerate(tokens)}
     merges = {}
