@@ -65,6 +65,7 @@ def save(run: Run, state: State, tokenizer: Tokenizer, log_bytes: int, keep: int
             else:
                 for weight in in_memory(state.model).tensors:
                     weight.read(torch.float32, "cpu")  # takes part in gathering it
+            ranks.wait()  # the folder gets its name when the weights are complete, and must not exist before
             write_run_state(state.model, state.optimizer, unfinished / RUN_STATE)
     except (OSError, SafetensorError, CheckpointError) as error:
         why = reason(error) if isinstance(error, OSError) else getattr(error, "reason", str(error))
