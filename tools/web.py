@@ -84,7 +84,8 @@ def tab(browser, device: dict = DESKTOP, scheme: str = "light") -> Iterator[tupl
     page.set_default_timeout(120_000)  # milliseconds; a busy machine takes more than the usual 30 seconds for a chapter
     local = ("http://127.0.0.1:", "file:", "data:", "blob:")
     page.on("request", lambda r: None if r.url.startswith(local) else log.left.append(r.url))
-    page.on("requestfailed", lambda r: log.failed.append(f"{r.url} {r.failure}"))
+    # A page that is left aborts what it still waits for, such as its icon.
+    page.on("requestfailed", lambda r: None if "ABORTED" in r.failure else log.failed.append(f"{r.url} {r.failure}"))
     page.on("response", lambda r: log.failed.append(f"{r.status} {r.url}") if r.status >= 400 else None)
     page.on("console", lambda m: log.errors.append(m.text[:300]) if m.type == "error" else None)
     page.on("pageerror", lambda e: log.errors.append(str(e)[:300]))

@@ -90,7 +90,7 @@ def test_gqa_head_under_the_finger_is_chosen(phone, site, preset, heads):
     assert said.startswith((f"Query head {chosen - 1} ", f"Query head {chosen} "))
     assert scrolled(phone) == before
     number = int(said.split()[2])
-    widget.get_by_role("button", name="one query head on").tap()
+    widget.get_by_role("button", name="one query head on").click()
     assert widget.locator(".gqa-reads").inner_text().startswith(f"Query head {number + 1} ")
 
 
