@@ -131,6 +131,10 @@ def test_gguf_types_user_defined_and_unused(tmp_path):
         *tok.encode("b[unused]<|x|>"),
     ]
     assert ours.decode([n, n + 1, n + 2]) == "<think><|x|>"
+    ours.save(tmp_path / "folder")
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "folder" / "tokenizer.json"))
+    for text in ("a<think>b", "[unused]<think>", "<|x|>the<think><think> cat"):
+        assert ours.encode(text, allow_special=True) == theirs.encode(text).ids
     back = load_tokenizer(write_gguf(tmp_path / "b.gguf", ours))
     assert (back.pieces, back.special, back.added) == (ours.pieces, ours.special, ours.added)
 

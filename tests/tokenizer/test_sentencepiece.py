@@ -188,6 +188,46 @@ def test_long_texts_take_no_quadratic_time(pair):
         assert plain(ours, text) == theirs.encode(text)  # minutes, if it were quadratic
 
 
+# --- files beside tokenizer.model -----------------------------------------------------------------------------------
+
+
+def added(text: str, special: bool) -> dict:
+    return {"content": text, "special": special, "lstrip": False, "rstrip": False, "single_word": False}
+
+
+DECODER = {"32000": added("<think>", False), "32001": added("<pad>", True), "32002": added("<|end|>", True)}
+BESIDE = {
+    "added_tokens.json": {"added_tokens.json": {"<think>": 32000, "<pad>": 32001, "<|end|>": 32002}},
+    "added_tokens_decoder": {"tokenizer_config.json": {"added_tokens_decoder": DECODER, "eos_token": "<|end|>"}},
+    "names": {"tokenizer_config.json": {"eos_token": "<|end|>", "pad_token": "<pad>"}},
+    "map": {"special_tokens_map.json": {"eos_token": "<|end|>", "pad_token": {"content": "<pad>"}}},
+    "list and names": {
+        "added_tokens.json": {"<think>": 32000, "<pad>": 32001, "<|end|>": 32002},
+        "special_tokens_map.json": {"eos_token": "<|end|>", "pad_token": "<pad>"},
+    },
+}
+
+
+@pytest.mark.parametrize("files", BESIDE)
+def test_added_tokens_beside_tokenizer_model_are_those_of_transformers(tmp_path, files):
+    """Behind an added token transformers 5 puts no space before a word, llama.cpp and SentencePiece do, as we: so no
+    text here goes on behind one."""
+    transformers = pytest.importorskip("transformers")
+    (tmp_path / "tokenizer.model").write_bytes(mistral())
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    for name, content in ({"tokenizer_config.json": {}} | BESIDE[files]).items():
+        kind = {"tokenizer_class": "LlamaTokenizer"} if name == "tokenizer_config.json" else {}
+        (tmp_path / name).write_text(json.dumps(kind | content))
+    ours, theirs = load_tokenizer(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert (len(ours), ours.eos_id, ours.pad_id) == (len(theirs), theirs.eos_token_id, theirs.pad_token_id)
+    assert len(ours) > 32000
+    for text in ("Hello", "x<think>", "two words<pad>", "a <think>", "<|end|>", "é<|end|><|end|>"):
+        assert plain(ours, text) == theirs(text, add_special_tokens=False, split_special_tokens=True)["input_ids"], text
+        ids = ours.encode(text, allow_special=True)[ours.add_bos :]
+        assert ids == theirs(text, add_special_tokens=False)["input_ids"], text
+        assert ours.decode(ids) == theirs.decode(ids), text
+
+
 # --- Hugging Face's tokenizer.json --------------------------------------------------------------------------------
 
 

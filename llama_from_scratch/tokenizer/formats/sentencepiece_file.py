@@ -79,7 +79,9 @@ def _build(data: bytes, beside: ModelFiles) -> SentencePieceTokenizer:
         return token
 
     own = [None if token is None else vocabulary[token].text for token in (special(BOS_ID, 1), special(EOS_ID, 2))]
-    vocabulary, added = with_added_pieces(vocabulary, beside.added)
+    # transformers has no normalizer for these files, so that an added token is found within a word, too.
+    as_they_are = (token._replace(normalized=False) for token in beside.added)
+    vocabulary, added = with_added_pieces(vocabulary, as_they_are)
     control = {piece.text: i for i, piece in enumerate(vocabulary) if piece.kind in SPECIAL}
     settings = named_ids(beside, control, *own)
     return SentencePieceTokenizer(
