@@ -11,6 +11,7 @@ from typing import Any
 
 from .checkpoint.formats import format_for, open_checkpoint, writer
 from .checkpoint.stored import TYPES, Checkpoint, empty_model
+from .files.gguf import GGUFFile
 from .files.layout import CanSave, TokenizerFiles
 from .files.model_files import GENERATION_CONFIG, TEMPLATE, read_model_files
 from .files.resolve import resolve
@@ -23,6 +24,9 @@ from .tokenizer.pieces import STOP_NAMES
 
 OWN_TOKENIZER = {"huggingface": "tokenizer.json", "meta": "tokenizer.model"}  # what other programs look for there
 NOT_SETTINGS = {"_from_model_config", "transformers_version"}  # of generation_config.json
+OF_GGUF = ("GGUF.", "llama.", "tokenizer.")  # beginnings of fields that are read, or that each file has anew
+OF_GGUF += tuple(f"general.{key}" for key in ("architecture", "alignment", "file_type", "quantization_version"))
+OF_GGUF += ("general.type", "general.name")
 ROUNDED = {"F32": {"F64"}, "F16": {"F64", "F32", "BF16"}, "BF16": {"F64", "F32", "F16"}}  # into each type
 
 
@@ -79,6 +83,9 @@ def _changes(checkpoint: Checkpoint, format: str, dtype: str) -> list[str]:
             f"params.json says that RoPE is scaled by {scaling.factor:g}; Meta's own code (llama-models 0.3.0) "
             "does not look there and always scales by 8"
         )
+    if checkpoint.format == "GGUF":
+        more = sorted(key for key in GGUFFile(checkpoint.path).fields if not key.startswith(OF_GGUF))
+        remarks += [f"fields of the GGUF file that stay behind: {', '.join(more)}"] if more else []
     return remarks
 
 

@@ -22,9 +22,13 @@ def download(name: str, weights: bool) -> Path:
             "run: pip install huggingface_hub"
         ) from None
     try:
-        # Files at the top only: some repositories keep a second copy of the weights in sub-folders.
-        patterns = ["*.json", "tokenizer*", "*.jinja"] + ["*.safetensors", "consolidated.*.pth"] * weights
-        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"]))
+        patterns = ["*.json", "tokenizer*"] + ["*.safetensors", "consolidated.*.pth"] * weights
+        # Of files in sub-folders only chat templates: some repositories keep a second copy of the weights there.
+        ignored = [f"*/{pattern}" for pattern in patterns]
+        folder = snapshot_download(name, allow_patterns=[*patterns, "*.jinja"], ignore_patterns=ignored)
+        if weights and not any(file.suffix in (".safetensors", ".pth") for file in Path(folder).iterdir()):
+            folder = snapshot_download(name, allow_patterns=["pytorch_model*.bin"], ignore_patterns=["*/*"])
+        return Path(folder)
     except HFValidationError as error:
         raise CheckpointError(f"there is no folder {name} here, and no hub model can be called so: {error}") from None
     except GatedRepoError:

@@ -11,14 +11,16 @@ import pytest
 import torch
 from checkpoint_files import hf_weights, write_gguf
 from reference import GQA, random_hf
+from safetensors.torch import load_file
 
 from llama_from_scratch import Llama
 from llama_from_scratch.checkpoint import describe, load_config, load_model, save_model
 from llama_from_scratch.files.embedded import EMBEDDED, embedded_path
 from llama_from_scratch.files.errors import CheckpointError
 from llama_from_scratch.files.resolve import resolve
-from llama_from_scratch.tokenizer import load_tokenizer
+from llama_from_scratch.tokenizer import load_tokenizer, train_bpe
 
+TOK = train_bpe("the llama on the hub " * 9, 262)
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -122,6 +124,26 @@ def test_hub_model_in_metas_layout(tmp_path, hub):
     assert config == repr(GQA)
     with torch.no_grad():
         assert float(total) == pytest.approx(ours(torch.arange(64)[None]).double().sum().item(), rel=1e-5)
+
+
+def test_hub_model_with_pytorch_model_bin_alone(tmp_path, hub):
+    """Fetched only where there are no other weights; a chat template in a sub-folder comes along."""
+    ours = Llama(GQA)
+    save_model(ours, Hub.root, tokenizer=TOK)
+    torch.save(load_file(Hub.root / "model.safetensors"), Hub.root / "pytorch_model.bin")
+    (Hub.root / "model.safetensors").unlink()
+    (Hub.root / "additional_chat_templates").mkdir()
+    (Hub.root / "additional_chat_templates" / "short.jinja").write_text("{{ messages[0].content }}")
+    (Hub.root / "old").mkdir()
+    (Hub.root / "old" / "pytorch_model.bin").write_bytes(b"pickle")
+    code = 'print(load_model("org/llama")(__import__("torch").arange(64)[None]).double().sum().item())\n'
+    code += "from llama_from_scratch.tokenizer import load_tokenizer\n"
+    code += 'print(load_tokenizer("org/llama").templates)'
+    total, templates = ask(tmp_path, hub, code).splitlines()
+    with torch.no_grad():
+        assert float(total) == pytest.approx(ours(torch.arange(64)[None]).double().sum().item(), rel=1e-5)
+    assert templates == str({"short": "{{ messages[0].content }}"})
+    assert not any("/old/" in path for path in Hub.asked if "/resolve/" in path)
 
 
 def test_hub_refusals(tmp_path, hub):

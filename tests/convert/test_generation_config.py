@@ -84,3 +84,35 @@ def test_convert_keeps_added_tokens(source):
     for name in ("new", "new.gguf"):
         convert(source, source.parent / name)
         assert load_tokenizer(source.parent / name).encode("a<think>b<pad>", allow_special=True) == ids
+
+
+def test_convert_keeps_named_tokens(source):
+    edit(source / "tokenizer_config.json", unk_token="<|a|>", pad_token="<|b|>", sep_token="<|c|>")
+    before = load_tokenizer(source).special_names
+    assert {"unk_token": "<|a|>", "pad_token": "<|b|>", "sep_token": "<|c|>"}.items() <= before.items()
+    load_tokenizer(source).save(source.parent / "saved")
+    assert load_tokenizer(source.parent / "saved").special_names == before
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(source.parent / "saved")
+    assert (theirs.unk_token, theirs.pad_token, theirs.sep_token) == ("<|a|>", "<|b|>", "<|c|>")
+
+
+def test_convert_says_which_fields_of_a_gguf_file_stay_behind(source):
+    gguf = pytest.importorskip("gguf")
+    convert(source, source.parent / "plain.gguf")
+    assert convert(source.parent / "plain.gguf", source.parent / "folder") == []
+    writer = gguf.GGUFWriter(source.parent / "licensed.gguf", "llama")
+    reader = gguf.GGUFReader(source.parent / "plain.gguf")
+    for field in reader.fields.values():
+        if not field.name.startswith(("GGUF.", "general.architecture")):
+            writer.add_key_value(field.name, field.contents(), field.types[0], (field.types[1:] or [None])[0])
+    writer.add_license("apache-2.0")
+    writer.add_author("us")
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    remarks = convert(source.parent / "licensed.gguf", source.parent / "back")
+    assert remarks == ["fields of the GGUF file that stay behind: general.author, general.license"]

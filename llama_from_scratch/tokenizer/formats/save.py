@@ -144,6 +144,7 @@ def _config(tokenizer: "Tokenizer") -> dict[str, Any]:
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,  # older versions of transformers would drop spaces
         **{name: None if i is None else tokenizer.tokens[i] for name, i in names.items()},
+        **{name: text for name, text in tokenizer.other_names.items() if text in tokenizer.special},
     }
     if tokenizer.templates.keys() - {"default"}:  # a list is what all versions of transformers read
         config["chat_template"] = [{"name": name, "template": text} for name, text in tokenizer.templates.items()]
