@@ -348,7 +348,11 @@ start = time.perf_counter()
 save(0)
 seconds = time.perf_counter() - start
 rng, seen, unfinished = random.Random(0), set(), 0
-for _ in range(16):
+for kills in range(100):
+    if kills >= 16 and unfinished >= 4 and len(seen) == 2:
+        break
+    if kills >= 16:
+        seconds *= 1.1  # the machine has become slower since
     child = os.fork()
     if child == 0:
         for n in range(1, 10_000):
@@ -372,7 +376,7 @@ print(unfinished, len(seen))
 @pytest.mark.skipif(sys.platform != "linux", reason="kills and forks as on Linux")
 @pytest.mark.parametrize("format", ["huggingface", "meta"])
 def test_killed_at_any_moment(tmp_path, format):
-    """Sixteen times SIGKILL while one model replaces another: what is found is one of the two, whole, and our notes.
+    """At least sixteen times SIGKILL while one model replaces another: what is found is one of the two, whole, and our notes.
 
     The next save clears away what was left."""
     unfinished, seen = map(int, run_code(KILLS, tmp_path / "model", format).split())
