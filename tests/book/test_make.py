@@ -35,7 +35,7 @@ def project(tmp_path, monkeypatch):
 
     real_run = subprocess.run
     monkeypatch.setattr(bootstrap.subprocess, "run", run)
-    return types.SimpleNamespace(path=tmp_path, asked=asked)
+    return types.SimpleNamespace(path=tmp_path, asked=asked, real_run=real_run)
 
 
 def fake_python(folder: Path, name: str, version: str | None) -> None:
@@ -99,6 +99,48 @@ def test_an_environment_whose_python_is_gone_is_made_anew(project):
     (project.path / ".venv" / "bin" / "python").unlink()
     bootstrap.install(sys.executable)
     assert len(project.asked) == 6
+
+
+def found_pythons() -> dict[tuple[int, int], str]:
+    """Each Python of this machine, once for each version: those on the PATH, and those that pyenv keeps."""
+    names = [f"python3.{minor}" for minor in range(6, 16)]
+    kept = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    commands = [sys.executable, *filter(None, map(shutil.which, names))]
+    commands += [str(python) for python in sorted(kept.glob("3.*/bin/python"))]
+    found = {}
+    for command in commands:
+        if version := bootstrap.version_of(command):
+            found.setdefault(version, command)
+    return found
+
+
+PYTHONS = found_pythons()
+
+
+@pytest.mark.parametrize("version", [v for v in bootstrap.SUPPORTED if v in PYTHONS], ids=bootstrap.dotted)
+def test_set_up_makes_an_environment_of_each_supported_python(project, monkeypatch, version):
+    monkeypatch.setattr(bootstrap.subprocess, "run", project.real_run)
+    bootstrap.install(PYTHONS[version])
+    assert bootstrap.version_of(project.path / ".venv" / "bin" / "python") == version
+    assert (project.path / ".venv" / "bin" / "pip").exists() and len(project.asked) == 3
+    bootstrap.install(None)
+    assert len(project.asked) == 3
+
+
+@pytest.mark.parametrize("version", [v for v in PYTHONS if v >= (3, 6)], ids=bootstrap.dotted)
+def test_set_up_started_by_any_python_says_what_it_needs(tmp_path, version):
+    (tmp_path / "tools").mkdir()
+    shutil.copy(ROOT / "tools" / "bootstrap.py", tmp_path / "tools")
+    for name in bootstrap.DECIDES:
+        (tmp_path / name).touch()
+    done = subprocess.run(
+        [PYTHONS[version], tmp_path / "tools" / "bootstrap.py"],
+        env=os.environ | {"PYTHON": "/nowhere/python"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and "PYTHON=/nowhere/python does not run" in done.stderr, done.stderr
 
 
 def test_a_command_that_does_not_run_is_passed_over(tmp_path, monkeypatch):

@@ -376,7 +376,8 @@ print(unfinished, len(seen))
 @pytest.mark.skipif(sys.platform != "linux", reason="kills and forks as on Linux")
 @pytest.mark.parametrize("format", ["huggingface", "meta"])
 def test_killed_at_any_moment(tmp_path, format):
-    """At least sixteen times SIGKILL while one model replaces another: what is found is one of the two, whole, and our notes.
+    """At least sixteen times SIGKILL while one model replaces another: what is found is one of the two, whole, and our
+    notes.
 
     The next save clears away what was left."""
     unfinished, seen = map(int, run_code(KILLS, tmp_path / "model", format).split())
