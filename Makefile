@@ -26,7 +26,7 @@ book: setup ## render the book from the notebooks' stored outputs; a warning is 
 
 # Two notebooks at once have four threads on two cores: a thread that has nothing to do must not spin.
 test: setup ## run every test: package, notebooks, book, browser
-	OMP_WAIT_POLICY=passive $(PY) -m pytest tests notebooks $(NBVAL) -n 2 --dist loadfile --no-loadscope-reorder -q -rs --durations=20
+	OMP_WAIT_POLICY=passive $(PY) -m pytest tests notebooks $(NBVAL) -n 2 --dist loadfile --no-loadscope-reorder -q -rfEs --durations=20
 
 check: lint ## in under three minutes: style, the core, the files floor, one notebook
 	OMP_WAIT_POLICY=passive $(PY) -m pytest tests/core tests/files notebooks/05_rmsnorm.ipynb $(NBVAL) -n 2 -q
@@ -40,7 +40,7 @@ ELSEWHERE ?= $(ARITHMETIC) notebooks
 test-elsewhere: setup ## run what depends on arithmetic as on two older processors, with one thread
 	@failed=0; for kernels in $(OLDER); do set -- $$kernels; \
 	ATEN_CPU_CAPABILITY=$$1 ONEDNN_MAX_CPU_ISA=$$2 MKL_ENABLE_INSTRUCTIONS=$$3 MKL_CBWR=$$4 OMP_NUM_THREADS=1 \
-	$(PY) -m pytest -p elsewhere $(ELSEWHERE) $(NBVAL) -n 2 --dist worksteal -q -rs || failed=1; done; exit $$failed
+	$(PY) -m pytest -p elsewhere $(ELSEWHERE) $(NBVAL) -n 2 --dist worksteal -q -rfEs || failed=1; done; exit $$failed
 
 serve: book ## show the rendered book on this machine, http://127.0.0.1:8000
 	$(PY) -m http.server 8000 --bind 127.0.0.1 --directory _build/html

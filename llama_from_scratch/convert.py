@@ -11,7 +11,6 @@ from typing import Any
 
 from .checkpoint.formats import format_for, open_checkpoint, writer
 from .checkpoint.stored import TYPES, Checkpoint, empty_model
-from .files.gguf import GGUFFile
 from .files.layout import CanSave, TokenizerFiles
 from .files.model_files import GENERATION_CONFIG, TEMPLATE, read_model_files
 from .files.resolve import resolve
@@ -84,6 +83,8 @@ def _changes(checkpoint: Checkpoint, format: str, dtype: str) -> list[str]:
             "does not look there and always scales by 8"
         )
     if checkpoint.format == "GGUF":
+        from .files.gguf import GGUFFile  # needs the package gguf
+
         more = sorted(key for key in GGUFFile(checkpoint.path).fields if not key.startswith(OF_GGUF))
         remarks += [f"fields of the GGUF file that stay behind: {', '.join(more)}"] if more else []
     return remarks

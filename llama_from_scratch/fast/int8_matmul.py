@@ -6,6 +6,8 @@ each input is two bytes, a coarse and a fine one, and both are multiplied with t
 leaves hardly more error than the 8-bit weights have.
 """
 
+from functools import cache
+
 import torch
 from jaxtyping import BFloat16, Float, Int8
 from torch import Tensor
@@ -15,11 +17,19 @@ ZERO = 128  # the byte that stands for 0: the kernel is fast only with unsigned 
 
 
 def has_int8_products(device: torch.device) -> bool:
-    """Whether this CPU has instructions for products of bytes (VNNI); without them, sums in oneDNN may overflow."""
+    """Whether this CPU has instructions for products of bytes (VNNI), and oneDNN uses them."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     can = torch.cpu.get_capabilities()
-    return bool(can.get("avx512_vnni") or can.get("avx_vnni"))
+    return bool(can.get("avx512_vnni") or can.get("avx_vnni")) and sums_are_exact()
+
+
+@cache
+def sums_are_exact() -> bool:
+    """Without VNNI oneDNN adds two products in 16 bits, too few for the largest. ONEDNN_MAX_CPU_ISA can forbid it."""
+    packed = torch.ops.onednn.qlinear_prepack(torch.full((16, 64), 127, dtype=torch.int8), None)
+    product = multiply_bytes(torch.full((4, 64), 255, dtype=torch.uint8), packed, torch.ones(16))
+    return bool((product == 64 * 127 * (255 - ZERO)).all())
 
 
 # A custom operator, which the compiler calls as it is: it cannot trace into oneDNN's packed weights. The two operators

@@ -112,4 +112,4 @@ def test_the_curve_is_drawn_from_the_log(folder, tmp_path):
 
     model_card.curve(list(read_log(folder / "log.jsonl")), tmp_path / "curve.svg")
     drawn, kept = (path.read_text() for path in (tmp_path / "curve.svg", folder / "curve.svg"))
-    assert drawn.count("<path") == kept.count("<path") and len(drawn) == pytest.approx(len(kept), rel=0.01)
+    assert drawn.count("<path") == kept.count("<path") and abs(len(drawn) - len(kept)) < 0.01 * len(kept)

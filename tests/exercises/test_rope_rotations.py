@@ -169,7 +169,8 @@ def test_verdict(check, answer, words, capsys):
 @pytest.mark.parametrize("positions", [torch.arange(64), torch.arange(500, 564)])
 def test_the_checks_own_rotation_is_the_packages(positions):
     x = torch.randn(64, 32)
-    torch.testing.assert_close(turn(x, positions), package(x, positions, 10_000.0), atol=1e-4, rtol=0)
+    # Angles of up to 564 radians in fp32 are off by up to 3e-5, and so are their sines.
+    torch.testing.assert_close(turn(x, positions), package(x, positions, 10_000.0), atol=2e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", ROPES)

@@ -1,5 +1,8 @@
 """Weights in 8 and 4 bits: bounds on every weight, the kernels against plain arithmetic, and what does not fit."""
 
+import os
+import subprocess
+import sys
 from copy import deepcopy
 
 import pytest
@@ -98,6 +101,14 @@ def test_the_kernels_multiply(other_kernels, kind, rows):
     size = (x.abs() @ meaning(layer).abs().T).amax()
     assert found.dtype == torch.float32 and found.shape == exact.shape
     assert (found - exact).abs().max() < size * (2**-8 if rows <= WIDE else 1e-6)
+
+
+def test_without_vnni_products_of_bytes_are_not_used():
+    code = "import torch; from llama_from_scratch.fast.int8_matmul import has_int8_products as has; "
+    code += "print(has(torch.device('cpu')))"
+    env = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 quick_with_bytes = pytest.mark.skipif(not has_int8_products(torch.device("cpu")), reason="this processor has no VNNI")

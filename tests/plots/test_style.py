@@ -19,7 +19,7 @@ def contrast(colour: str, ground: str = "#FFFFFF") -> float:
 
 def test_contrast_of_known_pairs():
     assert contrast("#000000") == pytest.approx(21)
-    assert contrast("#777777") == pytest.approx(4.48, abs=0.005)  # the classic grey that just fails
+    assert round(contrast("#777777"), 2) == 4.48  # the classic grey that just fails
 
 
 @pytest.mark.parametrize("idea", COLOUR)
@@ -41,6 +41,5 @@ def test_signs_go_from_negative_over_white_to_positive():
     ends = [SIGNS(0.0), SIGNS(0.5), SIGNS(1.0)]
     wanted = [COLOUR["negative"], "#FFFFFF", COLOUR["positive"]]
     for rgba, colour in zip(ends, wanted, strict=True):
-        assert [round(255 * part) for part in rgba[:3]] == pytest.approx(
-            [int(colour[i : i + 2], 16) for i in (1, 3, 5)], abs=2
-        )
+        exact = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+        assert all(abs(255 * part - whole) < 3 for part, whole in zip(rgba[:3], exact, strict=True))

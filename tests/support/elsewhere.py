@@ -4,7 +4,9 @@ A tolerance that passes so, on the oldest kernels and on newer ones, has the mar
 may need. `pytest -p elsewhere`; at full tolerance, without the plugin, nothing changes.
 """
 
+import getpass
 import os
+import tempfile
 
 import pytest
 import torch
@@ -33,5 +35,7 @@ def pytest_configure(config) -> None:
     wanted, found = os.environ.get("ATEN_CPU_CAPABILITY", ""), torch.backends.cpu.get_cpu_capability()
     if wanted and wanted.upper() != found:
         raise pytest.UsageError(f"asked for the kernels {wanted}, and torch computes with {found}")
+    # Programs that torch.compile made for other instructions must not be taken.
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{tempfile.gettempdir()}/torchinductor-{getpass.getuser()}-{found}"
     if not hasattr(config, "workerinput"):  # the process that starts the workers
         print(f"Kernels: torch {found}, threads {torch.get_num_threads()}, 1/{1 / PART:.0f} of each tolerance")

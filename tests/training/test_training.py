@@ -104,7 +104,8 @@ def test_loss_in_parts_equals_the_loss_at_once(at_a_time, tied):
     reference = next_token_loss(model(tokens), targets)
     assert loss.item() == pytest.approx(reference.item(), rel=1e-6)
     for weight, gradient in zip(model.parameters(), expected, strict=True):
-        assert (weight.grad - gradient).norm() < 1e-6 * gradient.norm()
+        off = (weight.grad - gradient).norm() / gradient.norm()
+        assert off.item() == pytest.approx(0, abs=4e-6)  # sums in another order; 6e-7 seen
     with torch.no_grad():
         assert parts(tokens, targets).item() == pytest.approx(reference.item(), rel=1e-6)
 
