@@ -65,6 +65,7 @@ HOSTILE = {
     "method replace": "{{ ('x' * 99999).replace('x', 'y' * 99999) }}",
     "filter indent": "{{ ('\n' * 99999) | indent(10**6, blank=true) }}",
     "filter wordwrap": "{{ ('x' * 4000000) | wordwrap(1) }}",
+    "filter wordwrap of 40,000 characters": "{{ ('x ' * 20000) | wordwrap(9) }}",
     "filter striptags": "{{ ('<!---->' * 500000) | striptags }}",
     "filter urlize": "{{ ('http://a.b' ~ '(' * 1000000 ~ ')' * 1000000) | urlize }}",
     "filter batch": "{{ 'x' | batch(10**9, 'y') | list }}",
