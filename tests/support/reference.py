@@ -264,8 +264,9 @@ def check_greedy(ours: Llama, theirs: transformers.LlamaForCausalLM, steps: int 
     for _ in range(steps):
         logits = ours(tokens[:, cache.length :], cache)[:, -1]
         best, second = logits.topk(2).values[0]
-        # A tie could go either way without anybody being wrong; the seed is such that there is none.
-        assert best - second > 10 * TOLERANCE, "there is no clear best token"
+        # A tie could go either way without anybody being wrong; the seed is such that there is none. Each of the two
+        # logits may be off by TOLERANCE in either model.
+        assert best - second > 4 * TOLERANCE, "there is no clear best token"
         tokens = torch.cat([tokens, logits.argmax(-1, keepdim=True)], dim=1)
     assert tokens.tolist() == expected.tolist(), "greedy tokens differ"
 

@@ -105,7 +105,7 @@ def test_loss_in_parts_equals_the_loss_at_once(at_a_time, tied):
     assert loss.item() == pytest.approx(reference.item(), rel=1e-6)
     for weight, gradient in zip(model.parameters(), expected, strict=True):
         off = (weight.grad - gradient).norm() / gradient.norm()
-        assert off.item() == pytest.approx(0, abs=4e-6)  # sums in another order; 6e-7 seen
+        assert off.item() == pytest.approx(0, abs=5e-6)  # sums in another order; 8e-7 seen
     with torch.no_grad():
         assert parts(tokens, targets).item() == pytest.approx(reference.item(), rel=1e-6)
 
