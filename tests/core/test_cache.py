@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from reference import TOLERANCE
 from tiny import TINY, tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -14,6 +13,7 @@ from llama_from_scratch.generation import GrowingCache, fan_out, generate, gener
 from llama_from_scratch.generation.caches import rewind_to_shared
 from llama_from_scratch.generation.prompt import run_prompt
 
+TOLERANCE = 5e-4  # one product over 64 tokens against 64 products; the largest difference seen is 8.2e-5
 KINDS = {
     "static": lambda config, batch: KVCache(config, batch, config.max_seq_len),
     "growing": lambda config, batch: GrowingCache(config, batch),
