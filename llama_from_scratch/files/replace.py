@@ -1,6 +1,7 @@
 """Replacing a model folder by a new one atomically."""
 
 import ctypes
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -56,9 +57,12 @@ def replacing(folder: Path, overwrite: bool, with_tokenizer: bool) -> Iterator[P
 def _place(name: Path) -> Path:
     """The real path of a folder that may be replaced."""
     try:
-        folder = name.resolve()  # a link stays a link; what it points to is replaced
-    except RuntimeError:
-        raise CheckpointError(f"{name} is a link that leads to itself; remove it, or choose another folder") from None
+        name.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            message = f"{name} is a link that leads to itself; remove it, or choose another folder"
+            raise CheckpointError(message) from None
+    folder = name.resolve()  # a link stays a link; what it points to is replaced
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{name} is a file; give the name of a folder")
     if (folder / "run.json").is_file():
