@@ -239,14 +239,14 @@ def _arrow(ax: Axes, start: Tensor, step: Tensor, colour: str) -> None:
 
 def draw_depth(panels: dict[str, dict[str, Float[Tensor, " layers"]]]) -> None:
     """Gradient norm of every block's weights: a panel for each kind of block, a curve for each place of the norm."""
-    styles = ((COLOUR["normalised"], "-"), (COLOUR["real"], "--"))
+    styles = (("normalised", "-"), ("real", "--"))
     fig, axes = plt.subplots(len(panels), 1, figsize=(WIDTH, 2.1 * len(panels)), sharex=True, sharey=True)
     for ax, (title, curves) in zip(axes, panels.items(), strict=True):
-        for (label, values), (colour, line) in zip(curves.items(), styles, strict=True):
-            ax.plot(range(1, len(values) + 1), values, color=colour, linestyle=line, label=label)
+        for (label, values), (idea, line) in zip(curves.items(), styles, strict=True):
+            ax.plot(range(1, len(values) + 1), values, color=COLOUR[idea], linestyle=line, label=label)
         ax.set_title(title)
         ax.set(yscale="log", ylabel="gradient norm")
-    axes[0].legend(labelcolor="linecolor", loc="upper right", borderaxespad=0)
+    axes[0].legend(labelcolor=[LABEL[idea] for idea, _ in styles], loc="upper right", borderaxespad=0)
     axes[-1].set_xlabel("block")
     plt.show()
 
@@ -263,9 +263,9 @@ def draw_eps(marks: dict[str, float]) -> None:
     r = torch.logspace(-5, 0.5, 300)
     fig, ax = plt.subplots(figsize=(WIDTH, 4.0))
     lines = (
-        (1e-5, True, "normalised", "-", "ε = 10⁻⁵ inside", 9e-4, 0.08, "left"),
-        (1e-6, True, "normalised", "--", "10⁻⁶ inside", 3.4e-4, 0.40, "right"),
-        (1e-5, False, "real", "-", "10⁻⁵ outside", 3.6e-5, 0.64, "left"),
+        (1e-5, True, "normalised", "-", "ε = 10⁻⁵\ninside", 2.7e-3, 0.42, "left"),
+        (1e-6, True, "normalised", "--", "10⁻⁶ inside", 1.9e-4, 0.24, "right"),
+        (1e-5, False, "real", "-", "10⁻⁵ outside", 1.5e-5, 0.44, "left"),
     )
     for eps, inside, colour, style, label, x, y, align in lines:
         ax.plot(r, kept_length(r, eps, inside), color=COLOUR[colour], linestyle=style)
