@@ -1,7 +1,7 @@
 """What the chapter *RoPE: rotations* draws. Every number comes from the caller; nothing here knows a result."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from matplotlib.colors import LogNorm
 from torch import Tensor
 
-from .style import COLOUR, LABEL, WIDTH
+from .style import COLOUR, LABEL, SIGNS, WIDTH
 
 
 def draw_clock_faces(
@@ -78,9 +78,36 @@ def draw_likeness(curves: Mapping[str, Float[Tensor, " n"]], twin: float) -> Non
 def draw_angle_map(cosines: Float[Tensor, "positions half"]) -> None:
     """cos(position · frequency) as a picture: one row for each pair, fastest on top."""
     fig, ax = plt.subplots(figsize=(WIDTH, 3.6))
-    image = ax.imshow(cosines.T.numpy(), aspect="auto", cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+    image = ax.imshow(cosines.T.numpy(), aspect="auto", cmap=SIGNS, vmin=-1, vmax=1, interpolation="nearest")
     ax.set(xlabel="position (tokens)", ylabel="pair i (fast above, slow below)")
     fig.colorbar(image, ax=ax, label="cos(position · $\\theta_i$)", ticks=(-1, 0, 1))
+    plt.show()
+
+
+def digits(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """The binary digits of 0 … n - 1, and the cosines of as many hands, each half as fast as the one before it."""
+    places = np.arange(int(math.log2(n)))[:, None]
+    positions = np.arange(n)
+    return positions // 2**places % 2, np.cos(math.pi * positions / 2**places)
+
+
+def draw_digits(n: int) -> None:
+    """Positions as binary numbers, and as hands of a clock: the fastest row on top."""
+    _, axes = plt.subplots(2, 1, figsize=(WIDTH, 3.6), sharex=True)
+    bits, cosines = digits(n)
+    axes[0].imshow(bits, aspect="auto", cmap="Greys", vmin=0, vmax=2)
+    for (row, column), bit in np.ndenumerate(bits):
+        axes[0].text(column, row, str(bit), ha="center", va="center", color=LABEL["real"])
+    axes[1].imshow(cosines, aspect="auto", cmap=SIGNS, vmin=-1.6, vmax=1.6)
+    for ax, title, names in (
+        (axes[0], "binary digits", [f"{2**i}s" for i in range(len(bits))]),
+        (axes[1], "cosines of four hands", ["fastest", "", "", "slowest"]),
+    ):
+        ax.set_title(title)
+        ax.set_yticks(range(len(bits)), names)
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
+    axes[1].set(xlabel="position", xticks=range(0, n, 3))
     plt.show()
 
 
@@ -90,8 +117,8 @@ def draw_wavelengths(models: Mapping[str, tuple[Float[Tensor, " half"], int]]) -
     Filled dots turn at least once within the context, hollow ones do not.
     """
     fig, ax = plt.subplots(figsize=(WIDTH, 4.2))
-    colours = [COLOUR[idea] for idea in ("theory", "position", "residual")]
-    for (label, (freqs, context)), colour in zip(models.items(), colours, strict=False):
+    for (label, (freqs, context)), idea in zip(models.items(), ("theory", "position", "residual"), strict=False):
+        colour = COLOUR[idea]
         wavelengths = 2 * np.pi / freqs.double()
         inside = wavelengths <= context
         x = np.arange(len(freqs)) / len(freqs)
@@ -99,7 +126,7 @@ def draw_wavelengths(models: Mapping[str, tuple[Float[Tensor, " half"], int]]) -
         for chosen, fill in ((inside, colour), (~inside, "white")):
             ax.plot(x[chosen], wavelengths[chosen], "o", color=colour, markerfacecolor=fill, markersize=4.5)
         count = f"{label}\n{int(inside.sum())} of {len(freqs)} turn"
-        ax.text(x[-1] + 0.03, wavelengths[-1], count, color=colour, va="center")
+        ax.text(x[-1] + 0.03, wavelengths[-1], count, color=LABEL[idea], va="center")
     ax.set(yscale="log", xlim=(-0.02, 1.5), xticks=(0, 0.5, 1), ylabel="tokens per turn")
     ax.set_xlabel("pair, as a share of all pairs: i / (d/2)", loc="left")
     plt.show()
@@ -118,7 +145,7 @@ def draw_decay(
     axes[0].plot(distances, ones, color=COLOUR["position"], linewidth=0.7, alpha=0.6)
     near = np.convolve(ones, np.ones(41) / 41, mode="valid")
     axes[0].plot(distances[20 : 20 + len(near)], near, color=COLOUR["real"])
-    axes[0].text(1.0, 0.95, "black: running mean", transform=axes[0].transAxes, ha="right", va="top")
+    axes[0].text(1.0, 0.95, "thick: running mean", transform=axes[0].transAxes, ha="right", va="top")
     axes[0].set_title("query and key all equal: it decays")
     axes[1].fill_between(distances, mean - std, mean + std, color=COLOUR["faint"])
     axes[1].plot(distances, random_scores[0], color=COLOUR["position"], linewidth=0.8)
@@ -149,7 +176,7 @@ def draw_pair_strength(
     fig, axes = plt.subplots(3, 1, figsize=(WIDTH, 6.4), sharex=True, height_ratios=(1, 1, 1.9))
     half = bound.shape[1]
     for ax, strength, title in (
-        (axes[0], bound, "what a pair could add: $|q_i||k_i|/\\sqrt{d}$"),
+        (axes[0], bound, "what a pair could add: $|q_i||k_i|/\\sqrt{d_h}$"),
         (axes[1], spread, "how much it tells keys apart: std of what it adds"),
     ):
         ax.bar(range(half), strength.mean(0).tolist(), color=COLOUR["real"], width=0.8)
@@ -161,8 +188,8 @@ def draw_pair_strength(
     for name, first in edges.items():
         if first:
             for ax in axes:
-                ax.axvline(first - 0.5, color=COLOUR["key"], linewidth=1.5, linestyle="--")
-        axes[0].text(first - 0.2, axes[0].get_ylim()[1], name, color=LABEL["key"], va="top", ha="left")
+                ax.axvline(first - 0.5, color=COLOUR["position"], linewidth=1.5, linestyle="--")
+        axes[0].text(first - 0.2, axes[0].get_ylim()[1], name, color=LABEL["position"], va="top", ha="left")
     fig.colorbar(image, ax=axes[2], label="std")
     plt.show()
 
@@ -195,27 +222,6 @@ def draw_previous_token_head(
     plt.show()
 
 
-def draw_losses(texts: Mapping[str, Mapping[str, float]], loud: Mapping[str, Collection[str]]) -> None:
-    """Bars of the loss (nats per token), a panel for each text; the first entry of each is the model as it is.
-
-    loud: for each text the entries whose loss is clearly off, in a colour of their own.
-    """
-    sizes = [len(losses) for losses in texts.values()]
-    fig, axes = plt.subplots(len(texts), 1, figsize=(WIDTH, 0.4 * sum(sizes) + 1.3), sharex=True, height_ratios=sizes)
-    for ax, (text, losses) in zip(np.atleast_1d(axes), texts.items(), strict=True):
-        names, values = list(losses), list(losses.values())
-        colours = [COLOUR["key" if name in loud[text] else "theory"] for name in names[1:]]
-        ax.barh(names, values, color=[COLOUR["real"], *colours], height=0.62)
-        for y, value in enumerate(values):
-            ax.text(value, y, f" {value:.2f}", va="center")
-        ax.axvline(values[0], color=COLOUR["real"], linewidth=1, linestyle="--")
-        ax.invert_yaxis()
-        ax.set_title(text)
-        ax.set_xlim(0, 1.15 * max(max(losses.values()) for losses in texts.values()))
-    ax.set_xlabel("loss (nats per token)")
-    plt.show()
-
-
 def draw_bug_table(caught: Bool[Tensor, "bugs tests"], bugs: Sequence[str], tests: Sequence[str]) -> None:
     """Which test sees which bug: a filled square where it does."""
     fig, ax = plt.subplots(figsize=(WIDTH, 0.42 * len(bugs) + 1.9))
@@ -223,37 +229,19 @@ def draw_bug_table(caught: Bool[Tensor, "bugs tests"], bugs: Sequence[str], test
         for column in range(len(tests)):
             seen = bool(caught[row, column])
             ax.text(
-                column, row, "caught" if seen else "—", ha="center", va="center", color="#222222" if seen else "#777777"
+                column,
+                row,
+                "caught" if seen else "—",
+                ha="center",
+                va="center",
+                color=LABEL["real" if seen else "faint"],
             )
-            colour = COLOUR["value"] if seen else "none"
+            colour = COLOUR["right"] if seen else "none"
             ax.add_patch(plt.Rectangle((column - 0.46, row - 0.42), 0.92, 0.84, facecolor=colour, alpha=0.35))
     ax.set_xticks(range(len(tests)), tests)
     ax.set_yticks(range(len(bugs)), bugs)
     ax.set(xlim=(-0.5, len(tests) - 0.5), ylim=(len(bugs) - 0.5, -0.5))
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-    plt.show()
-
-
-def draw_layouts(half: int) -> None:
-    """The numbers of one head in both layouts: an arc joins each pair, a line leads each number to its new place."""
-    fig, ax = plt.subplots(figsize=(WIDTH, 2.7))
-    ideas = ("query", "key", "value", "position", "normalised")
-    order = [*range(0, 2 * half, 2), *range(1, 2 * half, 2)]
-    for name, y, row, sign in (("adjacent", 1.6, range(2 * half), 1), ("half-split", 0.0, order, -1)):
-        for place, number in enumerate(row):
-            colour = COLOUR[ideas[number // 2]]
-            ax.add_patch(plt.Rectangle((place - 0.4, y - 0.25), 0.8, 0.5, facecolor="none", edgecolor=colour, lw=2))
-            ax.text(place, y, f"$x_{{{number}}}$", ha="center", va="center", size=13, color=colour)
-        for pair in range(half):
-            a, b = (list(row).index(2 * pair + j) for j in (0, 1))
-            angle = np.linspace(0, np.pi, 50)
-            arc = y + sign * (0.3 + (0.25 + 0.12 * (b - a)) * np.sin(angle))
-            ax.plot((a + b) / 2 + (b - a) / 2 * np.cos(angle), arc, color=COLOUR[ideas[pair]])
-        ax.text(-0.7, y, name, ha="right", va="center")
-    for place, number in enumerate(order):
-        ax.plot([number, place], [1.3, 0.3], color=COLOUR[ideas[number // 2]], linewidth=1, alpha=0.6)
-    ax.set(xlim=(-2.6, 2 * half - 0.4), ylim=(-1.05, 2.35), xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     plt.show()

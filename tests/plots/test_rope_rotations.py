@@ -94,21 +94,13 @@ def test_previous_token_head_draws_the_named_lines(figure):
     assert all(name in words(figure()) for name in (*hands, *sums))
 
 
-def test_losses_writes_each_value_and_colours_the_loud_ones(figure):
-    texts = {"short": {"as it is": 1.5, "silent": 1.5, "worse": 2.25}, "long": {"as it is": 1.0, "silent": 2.0}}
-    draw.draw_losses(texts, {"short": ["worse"], "long": ["silent"]})
-    short, long = figure().axes
-    assert [bar.get_width() for bar in short.patches] == [1.5, 1.5, 2.25]
-    as_it_is, silent, loud = (bar.get_facecolor() for bar in short.patches)
-    assert len({as_it_is, silent, loud}) == 3 and long.patches[1].get_facecolor() == loud
-    assert "2.25" in words(figure()) and "2.00" in words(figure())
-
-
-def test_layouts_names_the_numbers_in_both_orders(figure):
-    draw.draw_layouts(3)
-    said = [text.get_text() for text in figure().axes[0].texts]
-    numbers = [text.strip("$x_{}") for text in said if text.startswith("$")]
-    assert numbers == list("012345") + list("024135")
+def test_digits_are_those_of_binary_numbers_and_hands_that_halve():
+    bits, cosines = draw.digits(16)
+    assert ["".join(map(str, column[::-1])) for column in bits.T] == [f"{n:04b}" for n in range(16)]
+    assert cosines.shape == (4, 16)
+    for place in range(4):  # a hand is where it was after twice the place's value
+        whole = 2 ** (place + 1)
+        assert abs(cosines[place, 1 + whole :] - cosines[place, 1:-whole]).max(initial=0) < 1e-9
 
 
 def test_bug_table_says_caught_where_it_is(figure):
