@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..attention import attention_weights, causal_mask
+from ..config import LlamaConfig
 from ..inside import record
 from ..model import Llama
 from ..rope import rotate
@@ -180,10 +181,11 @@ def draw_decode_step(n_tokens: int) -> None:
             ax.add_patch(Rectangle((key + 0.06, row + 0.06), 0.88, 0.88, color=colour, lw=0))
     for key in range(n_tokens):
         new = key == last
-        for offset, colour, letter in ((1.35, COLOUR["key"], "k"), (2.35, COLOUR["value"], "v")):
+        for offset, idea in ((1.35, "key"), (2.35, "value")):
+            colour, letter = COLOUR[idea], idea[0]
             box = Rectangle((key + 0.06, -offset), 0.88, 0.8, facecolor=colour if new else "white", edgecolor=colour)
             ax.add_patch(box)
-            label_colour = "white" if new else colour
+            label_colour = "white" if new else LABEL[idea]
             ax.text(key + 0.5, 0.4 - offset, f"${letter}_{key}$", ha="center", va="center", color=label_colour)
     for row in range(last):
         ax.text(-0.2, row + 0.5, f"$q_{row}$", ha="right", va="center", color=LABEL["residual"])
@@ -218,6 +220,28 @@ def draw_cache_sizes(kb_per_token: Mapping[str, tuple[float, float]]) -> None:
     plt.show()
 
 
+def draw_cache_growth(models: Mapping[str, LlamaConfig]) -> None:
+    """GB of cache against tokens of context, beside the GB of the parameters, all in numbers of 2 bytes."""
+    _, ax = plt.subplots(figsize=(WIDTH, 4.2))
+    ideas = ("neutral", "key", "real")
+    for (name, config), idea in zip(models.items(), ideas, strict=True):
+        each = 4 * config.n_layers * config.n_kv_heads * config.head_dim / 1e9
+        weights = 2 * config.n_params / 1e9
+        ax.plot([1000, config.max_seq_len], [1000 * each, config.max_seq_len * each], color=COLOUR[idea], lw=2.6)
+        if config.max_seq_len * each < weights:
+            ax.plot(
+                [config.max_seq_len, weights / each], [config.max_seq_len * each, weights], color=COLOUR[idea], lw=1
+            )
+        ax.axhline(weights, color=COLOUR[idea], ls="--", lw=1.2)
+        if config.max_seq_len > 10_000:
+            ax.text(config.max_seq_len * 1.15, config.max_seq_len * each * 0.8, name, color=LABEL[idea], va="center")
+        else:  # its line is too short to stand beside
+            ax.text(1050, 4.5, name, color=LABEL[idea], va="center")
+    ax.text(1050, 2 * list(models.values())[1].n_params / 1e9 * 1.15, "parameters")
+    ax.set(xscale="log", yscale="log", xlabel="tokens of context", ylabel="GB", xlim=(1000, 2_500_000))
+    plt.show()
+
+
 def draw_roofline(
     groups: Sequence[int],
     batches: Sequence[int],
@@ -232,14 +256,15 @@ def draw_roofline(
     figure, ax = plt.subplots(figsize=(WIDTH, 4.3))
     xs = [0.5, ridge, 4096]
     ax.plot(xs, [min(peak_flops, x * bandwidth) / 1e12 for x in xs], color=COLOUR["theory"], lw=4)
-    for points, letter, colour, offset, side in (
-        (groups, "G", COLOUR["key"], (9, -9), "left"),
-        (batches, "B", COLOUR["residual"], (-9, 3), "right"),
+    for points, letter, idea, offset, side in (
+        (groups, "G", "key", (9, -9), "left"),
+        (batches, "B", "residual", (-9, 3), "right"),
     ):
         for x in points:
             y = x * bandwidth / 1e12
-            ax.plot(x, y, "o" if letter == "G" else "D", color=colour, ms=8 if letter == "G" else 5)
-            ax.annotate(f"{letter} = {x}", (x, y), xytext=offset, textcoords="offset points", color=colour, ha=side)
+            ax.plot(x, y, "o" if letter == "G" else "D", color=COLOUR[idea], ms=8 if letter == "G" else 5)
+            label = {"xytext": offset, "textcoords": "offset points", "color": LABEL[idea], "ha": side}
+            ax.annotate(f"{letter} = {x}", (x, y), **label)
     ax.plot(prompt, peak_flops / 1e12, "s", color=COLOUR["query"], ms=8)
     ax.annotate(
         "a prompt",
@@ -277,15 +302,16 @@ def draw_decode_times(
     ax.plot(kv_heads, counted, color=COLOUR["theory"], lw=5, alpha=0.6)
     ax.annotate("bytes, counted", (kv_heads[-1], counted[-1]), xytext=(8, -4), textcoords="offset points")
     styles = (
-        (grouped, "o-", COLOUR["key"], "a group at a time"),
-        (one_by_one, "s--", COLOUR["real"], "a head at a time"),
+        (grouped, "o-", "key", "a group at a time"),
+        (one_by_one, "s--", "real", "a head at a time"),
     )
-    for runs, style, colour, label in styles:
+    for runs, style, idea, label in styles:
+        colour = COLOUR[idea]
         one = statistics.median(runs[0])
         middle = [statistics.median(times) / one for times in runs]
         ax.plot(kv_heads, middle, style, color=colour)
         ax.vlines(kv_heads, [min(times) / one for times in runs], [max(times) / one for times in runs], color=colour)
-        ax.annotate(label, (kv_heads[-1], middle[-1]), xytext=(8, -4), textcoords="offset points", color=colour)
+        ax.annotate(label, (kv_heads[-1], middle[-1]), xytext=(8, -4), textcoords="offset points", color=LABEL[idea])
     ax.set(xscale="log", yscale="log", xlabel="n_kv_heads (of 32 query heads)", ylabel="time (1: median at the left)")
     ax.set_xlim(kv_heads[0] * 1.2, kv_heads[-1] / 8)  # many heads on the left: the dial is turned down to the right
     ax.set_xticks(kv_heads, kv_heads)
