@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from html import escape
+from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
@@ -10,6 +11,8 @@ from jaxtyping import Float
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from ..checkpoint.names import TO_HUGGING_FACE, translate
+from ..model import Llama
 from .style import COLOUR, LABEL, WIDTH
 
 BLANKS = {" ": "␣", "\n": "↵", "\t": "⇥", "\xa0": "⍽"}  # a token that is only a blank has to be seen too
@@ -26,30 +29,52 @@ def round_rank(rank: int) -> int:
     return round(rank / scale) * scale
 
 
-def path(
-    pieces: Sequence[str], ids: Sequence[int], streams: Sequence[Float[Tensor, "seq dim"]], shown: Sequence[int]
-) -> None:
-    """The way of a prompt: tokens, their vectors after the blocks `shown`, and the question what comes next."""
-    side = int(streams[0].shape[1] ** 0.5)
-    rows, columns = len(shown), len(pieces)
-    fig, axes = plt.subplots(
-        rows, columns, figsize=(WIDTH, 0.88 * rows + 1.1), gridspec_kw={"hspace": 0.03, "wspace": 0.03}
-    )
-    for row, step in enumerate(shown):
-        for column, ax in enumerate(axes[row]):
-            vector = streams[step][column]
-            tile = (vector / vector.pow(2).mean().sqrt()).clamp(-2, 2).mul(10).round().view(side, -1)
-            ax.imshow(tile, cmap="RdBu", vmin=-20, vmax=20, interpolation="none")
-            ax.set(xticks=[], yticks=[])
-            last = row == rows - 1 and column == columns - 1
-            for spine in ax.spines.values():
-                spine.set(visible=True, color=COLOUR["real"] if last else COLOUR["faint"], linewidth=2 if last else 0.6)
-            if row == 0:
-                ax.set_title(f"{visible(pieces[column])}\n{ids[column]}", loc="center")
-            if column == 0:
-                name = "row of\nthe table" if step == 0 else f"after {step}\nblock{'s' * (step > 1)}"
-                ax.set_ylabel(name, rotation=0, ha="right", va="center")
-    axes[-1, -1].set_xlabel("↓\nnext?", fontsize=12, weight="bold")
+def in_transformers(model: Llama) -> Any:
+    """Hugging Face's own Llama with the weights of a tied model of ours."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    c = model.config
+    theirs = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=c.vocab_size,
+            hidden_size=c.dim,
+            intermediate_size=c.ffn_dim,
+            num_hidden_layers=c.n_layers,
+            num_attention_heads=c.n_heads,
+            num_key_value_heads=c.n_kv_heads,
+            head_dim=c.head_dim,
+            rms_norm_eps=c.norm_eps,
+            rope_parameters={"rope_type": "default", "rope_theta": c.rope_theta},
+            max_position_embeddings=c.max_seq_len,
+            tie_word_embeddings=True,
+        )
+    ).eval()
+    names = {translate(name, TO_HUGGING_FACE): weight for name, weight in model.state_dict().items()}
+    theirs.load_state_dict(names | {"lm_head.weight": model.embedding.weight})
+    return theirs
+
+
+def answer(pieces: Sequence[str], ids: Sequence[int], best: Sequence[tuple[str, float]]) -> None:
+    """A prompt's tokens below, the model, and on top the tokens that it finds likeliest to come next."""
+    _, ax = plt.subplots(figsize=(WIDTH, 4.7))
+    n = len(pieces)
+    arrow = {"arrowstyle": "-|>", "color": COLOUR["residual"], "lw": 1.6}
+    for x, (piece, token) in enumerate(zip(pieces, ids, strict=True)):
+        ax.text(x, -0.1, visible(piece), ha="center", va="center", weight="bold")
+        ax.text(x, -0.55, str(token), ha="center", va="center", color=LABEL["residual"])
+        ax.annotate("", (x, 1.0), (x, 0.2), arrowprops=arrow)
+    ax.add_patch(Rectangle((-0.5, 1.05), n, 1.5, facecolor="none", edgecolor=COLOUR["residual"], lw=1.6))
+    ax.text((n - 1) / 2, 2.1, "30 blocks of additions", ha="center", va="center")
+    blocks = "each looks back at earlier tokens,\nthen works on one token alone"
+    ax.text((n - 1) / 2, 1.55, blocks, ha="center", va="center", color=LABEL["residual"])
+    ax.annotate("", (n - 1, 3.1), (n - 1, 2.6), arrowprops=arrow)
+    for row, (piece, chance) in enumerate(reversed(best)):
+        y = 3.45 + 0.5 * row
+        ax.barh(y, -2.6 * chance, height=0.34, left=n - 0.5, color=COLOUR["real"])
+        ax.text(n - 0.4, y, f"{visible(piece)}  {chance:.2f}", va="center")
+    ax.text(-0.5, 3.45 + 0.5 * (len(best) - 1), "what comes next?", va="center")
+    ax.set(xlim=(-0.7, n + 0.9), ylim=(-0.8, 3.6 + 0.5 * len(best)))
+    ax.axis("off")
     plt.show()
 
 
@@ -77,41 +102,6 @@ def lens(ranks: dict[str, Sequence[int]], chances: Sequence[float], answer: str,
     plt.show()
 
 
-def contributions(
-    gains: dict[str, Float[Tensor, " blocks"]], sizes: dict[str, Float[Tensor, " blocks"]], answer: str
-) -> None:
-    """What each sub-layer writes for the last token: its length, and what it adds to the answer's logit."""
-    _, axes = plt.subplots(2, 1, figsize=(WIDTH, 5.6), sharex=True)
-    looks = {"attention": (COLOUR["real"], -0.21), "feed-forward": ("#A0A0A0", 0.21)}
-    for ax, numbers in zip(axes, (sizes, gains), strict=True):
-        for name, values in numbers.items():
-            colour, shift = looks[name]
-            ax.bar([i + shift for i in range(len(values))], [round(v, 2) for v in values.tolist()], 0.42, color=colour)
-        ax.axhline(0, color=COLOUR["residual"], linewidth=0.8)
-    axes[0].set(ylabel="length of what is written")
-    axes[1].set(ylabel=f"added to {visible(answer)}'s logit\nabove the average", xlabel="block")
-    top = int(gains["attention"].argmax())
-    axes[1].annotate(
-        f"attention, block {top}",
-        (top - 0.2, gains["attention"][top].item()),
-        (-8, -2),
-        textcoords="offset points",
-        ha="right",
-        va="top",
-    )
-    loud = int(sizes["feed-forward"].argmax())
-    axes[0].annotate(
-        f"feed-forward, block {loud}",
-        (loud, sizes["feed-forward"][loud].item()),
-        (-12, -2),
-        textcoords="offset points",
-        ha="right",
-        va="top",
-    )
-    axes[0].text(0.02, 0.5, "strong bars: attention\npale bars: feed-forward", transform=axes[0].transAxes)
-    plt.show()
-
-
 def cut_heads(
     left: Float[Tensor, "blocks heads"], before: float, answer: str, named: Sequence[tuple[int, int]]
 ) -> None:
@@ -135,30 +125,6 @@ def cut_heads(
     bar.ax.set_yticklabels(["0", "0.5", "1"])
     bar.ax.axhline(100 * before, color=COLOUR["key"], linewidth=2.2)
     ax.set_title(f"probability of {visible(answer)} ({before:.2f} uncut)")
-    plt.show()
-
-
-def attention_map(weights: Float[Tensor, "seq keys"], pieces: Sequence[str]) -> None:
-    """Who looks at whom in one head: a row for each query, a column for each key."""
-    n = len(pieces)
-    fig, ax = plt.subplots(figsize=(WIDTH, 4.4))
-    ax.imshow(weights.mul(100).round(), cmap="Blues", vmin=0, vmax=100, interpolation="none")
-    for row in range(n):
-        for column in range(n):
-            if column > row:
-                ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=COLOUR["faint"], edgecolor="white"))
-                continue
-            weight = weights[row, column].item()
-            colour = "white" if weight > 0.6 else "black"
-            ax.text(column, row, f"{weight:.2f}", ha="center", va="center", color=colour)
-    names = [visible(piece) for piece in pieces]
-    ax.set_xticks(range(n), names)
-    ax.set_yticks(range(n), names)
-    ax.xaxis.tick_top()
-    ax.xaxis.set_label_position("top")
-    ax.set_xlabel("… at this token (key)", color=LABEL["key"])
-    ax.set_ylabel("this token looks (query) …", color=LABEL["query"])
-    ax.tick_params(length=0)
     plt.show()
 
 
@@ -211,7 +177,7 @@ def bugs(
     edge, edge_of_axis = ax.get_yaxis_transform(), 4e-6
     for y, (name, text, loss, far) in enumerate(rows):
         right = far <= tolerance
-        colour = COLOUR["value"] if right else COLOUR["key"]
+        colour = COLOUR["right"] if right else COLOUR["wrong"]
         if one_token is not None:
             near = max(one_token[y], edge_of_axis)
             ax.plot([near, far], [y, y], "-", color=COLOUR["faint"], linewidth=1.2, zorder=0)
@@ -219,15 +185,15 @@ def bugs(
         ax.plot([far], [y], "o" if right else "X", color=colour, markersize=9)
         ax.text(-0.03, y - 0.2, name, transform=edge, ha="right", va="center", weight="bold")
         words = visible(text)
-        words = "six underscores" if words == "______" else words if len(words) <= 20 else words[:19] + "…"
+        words = words if len(words) <= 20 else words[:19] + "…"
         ax.text(-0.03, y + 0.2, words, transform=edge, ha="right", va="center", color="#555555")
         ax.text(1.02, y, f"{loss:.2f}", transform=edge, va="center")
-    ax.axvline(tolerance, color=COLOUR["value"], linestyle="--", linewidth=1.2)
+    ax.axvline(tolerance, color=COLOUR["right"], linestyle="--", linewidth=1.2)
     ax.text(1.02, -0.85, "loss", transform=edge, va="center")
     ax.text(-0.03, -0.85, "version, and its text", transform=edge, ha="right", va="center")
-    ax.text(tolerance, -0.85, f"tolerance {tolerance:g}", color=LABEL["value"], ha="center", va="center")
-    ax.set(xscale="log", xlim=(2e-6, 300), ylim=(len(rows) - 0.4, -0.6), yticks=[])
-    ax.set_xticks([1e-5, 1e-3, 0.1, 10], ["$10^{-5}$", "0.001", "0.1", "10"])
+    ax.text(tolerance, -0.85, f"tolerance {tolerance:g}", color=LABEL["right"], ha="center", va="center")
+    ax.set(xscale="log", xlim=(2e-6, 5000), ylim=(len(rows) - 0.4, -0.6), yticks=[])
+    ax.set_xticks([1e-5, 1e-3, 0.1, 10, 1000], ["$10^{-5}$", "0.001", "0.1", "10", "1000"])
     ax.minorticks_off()
     ax.set_xlabel("largest difference of logits")
     ax.spines["left"].set_visible(False)
