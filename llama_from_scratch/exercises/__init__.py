@@ -8,6 +8,13 @@ from .grouped_query_attention import (
     check_kv_head,
     check_pool_heads,
 )
+from .residual_stream import (
+    check_account,
+    check_look_up,
+    check_nearest,
+    check_stream,
+    check_tie,
+)
 from .rmsnorm import check_backward, check_by_hand, check_centre, check_eps, check_fold, check_rms_norm
 from .rope_rotations import (
     check_frequencies,
@@ -45,6 +52,11 @@ __all__ = [
     "check_kv_head",
     "check_lens",
     "check_pool_heads",
+    "check_look_up",
+    "check_nearest",
+    "check_stream",
+    "check_account",
+    "check_tie",
     "check_rms_norm",
     "check_rope_test",
     "check_rotate",
