@@ -1,8 +1,8 @@
 """Checks that tell a learner what is wrong. Each chapter's checks stand in a module of their own."""
 
+from .attention import check_causal_weights, check_heads, check_induction, check_mask, check_softmax
 from .grouped_query_attention import (
     check_cache_bytes,
-    check_causal_weights,
     check_conversations,
     check_gqa,
     check_kv_head,
@@ -34,7 +34,13 @@ from .whole_llama import (
 )
 
 __all__ = [
+    "check_account",
     "check_attention",
+    "check_causal_weights",
+    "check_mask",
+    "check_softmax",
+    "check_heads",
+    "check_induction",
     "check_backward",
     "check_by_hand",
     "check_cache_bytes",
@@ -51,16 +57,15 @@ __all__ = [
     "check_key_that_peaks",
     "check_kv_head",
     "check_lens",
-    "check_pool_heads",
     "check_look_up",
     "check_nearest",
-    "check_stream",
-    "check_account",
-    "check_tie",
+    "check_pool_heads",
     "check_rms_norm",
     "check_rope_test",
     "check_rotate",
+    "check_stream",
     "check_temperature",
+    "check_tie",
     "check_to_halves",
     "check_turn_by_hand",
 ]

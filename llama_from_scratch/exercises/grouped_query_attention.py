@@ -9,62 +9,11 @@ import torch
 from torch import Tensor
 
 from ..config import PRESETS, LlamaConfig
-from .verdict import NotYet, exercise, tensor_of
+from .verdict import NotYet, exercise, four_numbers, tensor_of
 
 
 def _match(given: float | Tensor, wanted: float | Tensor) -> bool:
     return torch.allclose(torch.as_tensor(given).float(), torch.as_tensor(wanted).float(), rtol=1e-3, atol=1e-3)
-
-
-def _four_numbers(answer: object) -> list[float]:
-    try:
-        numbers = [float(x) for x in answer]
-    except (TypeError, ValueError):
-        numbers = []
-    if len(numbers) != 4:
-        raise NotYet("a list of four numbers is wanted, such as [0.1, 0.2, 0.3, 0.4]")
-    return numbers
-
-
-@exercise
-def check_causal_weights(answer: object) -> str:
-    """Weights of query 2 over keys 0 … 3 for the scores 0, ln 2, 0, ln 5. Prints the verdict."""
-    given = torch.tensor(_four_numbers(answer))
-    if _match(given, torch.tensor([1, 2, 1, 0]) / 4):
-        return "the future has weight 0, and the rest is e^score over the sum of e^score."
-    mistakes = [
-        (torch.tensor([1, 2, 1, 5]) / 9, "query 2 looked at key 3, its future", "Leave key 3 out before you add up."),
-        (
-            torch.tensor([1, 2, 1, 1]) / 5,
-            "the future was given the score 0, and e^0 is 1",
-            "A hidden key has the score minus infinity.",
-        ),
-        (
-            torch.tensor([1, 2, 1, 0]) / 9,
-            "key 3 was hidden after the division, so the weights do not add up to 1",
-            "Mask first, then normalise.",
-        ),
-        (
-            torch.tensor([1, 1, 1, 0]) / 3,
-            "all visible keys got the same weight, but their scores differ",
-            "Softmax is uniform only where scores are equal.",
-        ),
-        (
-            torch.tensor([1.0, 2, 0, 0]) / 3,
-            "query 2 does not see itself, key 2",
-            "A token reads what came before it and itself: t ≤ s.",
-        ),
-        (torch.tensor([0.0, 1, 0, 0]), "the scores were divided by their sum", "Take e to the power of each first."),
-        (torch.tensor([1.0, 2, 1, 0]), "these are e^score, not yet weights", "Divide by their sum."),
-    ]
-    for wrong, because, hint in mistakes:
-        if _match(given, wrong):
-            raise NotYet(because, hint)
-    if abs(given.sum() - 100) < 1:
-        raise NotYet("these are percent", "Write 0.25 for 25 %.")
-    if abs(given.sum() - 1) > 0.01:
-        raise NotYet(f"the weights add up to {given.sum():.3f}, not 1", "Divide e^score by the sum over visible keys.")
-    raise NotYet("the weights are not those of these scores", "e^0 = 1, e^(ln 2) = 2.")
 
 
 @exercise
@@ -354,7 +303,7 @@ def check_conversations(answer: object) -> str:
     """Conversations of 8192 tokens that fit beside Llama 3 8B in 80e9 bytes: K = 8 with 2 bytes per number of cache and
     with 1, K = 32 with 2 and with 1; the weights have 2 bytes. Prints the verdict.
     """
-    given = _four_numbers(answer)
+    given = four_numbers(answer)
     base = PRESETS["Llama-3-8B"]
 
     def fit(gpu: int | float, weights: bool) -> list[int]:

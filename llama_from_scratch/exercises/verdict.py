@@ -62,6 +62,17 @@ def tensor_of(result: object, shape: Sequence[int]) -> Tensor:
     return result
 
 
+def four_numbers(answer: object) -> list[float]:
+    """`answer` as four numbers; else NotYet says what is wanted."""
+    try:
+        numbers = [float(x) for x in answer]
+    except (TypeError, ValueError):
+        numbers = []
+    if len(numbers) != 4:
+        raise NotYet("a list of four numbers is wanted, such as [0.1, 0.2, 0.3, 0.4]")
+    return numbers
+
+
 def _explain(error: Exception) -> str:
     """The error in one sentence, with the line of the learner's own code that it came from."""
     here, torch_home = Path(__file__).parent, Path(torch.__file__).parent

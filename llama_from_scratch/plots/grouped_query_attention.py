@@ -1,26 +1,21 @@
 """What the chapter on grouped-query attention draws."""
 
 import statistics
-import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import torch
 from jaxtyping import Bool, Float, Int
-from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.patches import Polygon, Rectangle
+from matplotlib.patches import Rectangle
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..attention import attention_weights, causal_mask
 from ..config import LlamaConfig
 from ..inside import record
 from ..model import Llama
 from ..rope import rotate
+from .attention import WEIGHTS
 from .style import COLOUR, LABEL, WIDTH
-
-# White means no attention, so that a triangle of zeros leaves no ink.
-WEIGHTS = LinearSegmentedColormap.from_list("weights", ["#FFFFFF", COLOUR["theory"], COLOUR["query"], "#00263D"])
 
 
 def look(model: Llama, tokens: Int[Tensor, "1 seq"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -39,29 +34,6 @@ def look(model: Llama, tokens: Int[Tensor, "1 seq"]) -> tuple[Tensor, Tensor, Te
 
     q, k, v = rotate(heads("q"), cos, sin), rotate(heads("k"), cos, sin), heads("v")
     return q, k, v, attention_weights(q, k, causal_mask(slots, len(slots)))
-
-
-class _Written(TorchDispatchMode):
-    """Adds up the bytes of every tensor that is made and is not a view of one of its inputs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.n_bytes = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        old = {x.untyped_storage().data_ptr() for x in args if isinstance(x, Tensor)}
-        for x in out if isinstance(out, (tuple, list)) else [out]:
-            if isinstance(x, Tensor) and x.untyped_storage().data_ptr() not in old:
-                self.n_bytes += x.nbytes
-        return out
-
-
-def bytes_written(fn: Callable[..., Tensor], *args: Tensor) -> int:
-    """Bytes of all tensors that fn(*args) makes on its way, copies and tables of weights included."""
-    with _Written() as written:
-        fn(*args)
-    return written.n_bytes
 
 
 def draw_dial(n_heads: int, kv_heads: Sequence[int]) -> None:
@@ -90,85 +62,6 @@ def draw_dial(n_heads: int, kv_heads: Sequence[int]) -> None:
 def _box(ax, x: int | float, y: float, colour: str, label: str, width: float = 0.7) -> None:
     ax.add_patch(Rectangle((x - width / 2, y - 0.15), width, 0.3, color=colour, lw=0))
     ax.text(x, y, label, ha="center", va="center", color="white")
-
-
-def draw_mean_of_values(
-    words: Sequence[str],
-    q: Float[Tensor, "2"],
-    k: Float[Tensor, "keys 2"],
-    v: Float[Tensor, "keys 2"],
-    weights: Float[Tensor, " keys"],
-) -> None:
-    """One query among its keys (left), and the mean of the values that it takes (right), for heads of two numbers."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.3))
-    for vector, word in zip(k.tolist(), words, strict=True):
-        _arrow(left, vector, COLOUR["key"])
-        left.annotate(f"$k$ {word}", vector, xytext=(4, 3), textcoords="offset points", color=LABEL["key"])
-    _arrow(left, q.tolist(), COLOUR["query"])
-    left.annotate(f"$q$ {words[-1]}", q.tolist(), xytext=(4, 3), textcoords="offset points", color=LABEL["query"])
-    left.set(title="how well does q fit each k?", xlim=(-1.7, 2.6), ylim=(-0.6, 2.7), aspect="equal")
-
-    right.add_patch(Polygon(v.tolist(), closed=True, facecolor=COLOUR["faint"], edgecolor="none", alpha=0.7))
-    mean = (weights @ v).tolist()
-    for vector, word, weight in zip(v.tolist(), words, weights.tolist(), strict=True):
-        right.plot([vector[0], mean[0]], [vector[1], mean[1]], color=COLOUR["value"], lw=6 * weight, alpha=0.5)
-        right.plot(*vector, "o", color=COLOUR["value"], ms=5 + 16 * weight)
-        right.annotate(
-            f"$v$ {word}\n{weight:.3f}", vector, xytext=(9, 4), textcoords="offset points", color=LABEL["value"]
-        )
-    right.plot(*mean, "*", color=COLOUR["real"], ms=15)
-    right.annotate("output", mean, xytext=(-8, -16), textcoords="offset points", ha="right")
-    right.set(title="the output lies among the v", xlim=(-0.8, 6.9), ylim=(-0.8, 6.4), aspect="equal")
-    for ax in (left, right):
-        ax.axhline(0, color=COLOUR["faint"], lw=1, zorder=0)
-        ax.axvline(0, color=COLOUR["faint"], lw=1, zorder=0)
-    plt.show()
-
-
-def _arrow(ax, tip: Sequence[int | float], colour: str) -> None:
-    ax.annotate("", tip, xytext=(0, 0), arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 2.2, "shrinkA": 0})
-
-
-def draw_scale(
-    head_dims: Sequence[int],
-    variance: Sequence[int | float],
-    largest: Mapping[str, Sequence[int | float]],
-) -> None:
-    """Variance of q·k against head_dim, and the largest weight for each thing the score may be divided by."""
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(WIDTH, 6), sharex=True)
-    top.plot(head_dims, head_dims, color=COLOUR["theory"], lw=5, alpha=0.6)
-    top.plot(head_dims, variance, "o", color=COLOUR["real"])
-    top.annotate("measured", (head_dims[2], variance[2]), xytext=(8, -12), textcoords="offset points")
-    top.annotate(
-        "head_dim itself",
-        (head_dims[-2], head_dims[-2]),
-        xytext=(-8, 6),
-        textcoords="offset points",
-        color=COLOUR["theory"],
-        ha="right",
-    )
-    top.set(xscale="log", yscale="log", ylabel="variance of q·k", title="a longer dot product spreads wider")
-    styles = {"÷ √head_dim": COLOUR["theory"], "÷ √n_heads": COLOUR["residual"], "undivided": COLOUR["real"]}
-    for name, values in largest.items():
-        bottom.plot(head_dims, values, "o-", color=styles[name])
-        bottom.annotate(
-            name,
-            (head_dims[-1], values[-1]),
-            xytext=(8, -4),
-            textcoords="offset points",
-            color=styles[name],
-        )
-    bottom.set(
-        xscale="log",
-        ylim=(0, 1),
-        xlabel="head_dim (numbers in one head)",
-        ylabel="largest of 64 weights",
-        title="so one key takes more and more, unless …",
-    )
-    bottom.set_xticks(head_dims, head_dims)
-    bottom.set_xlim(right=head_dims[-1] * 2.6)
-    bottom.minorticks_off()
-    plt.show()
 
 
 def draw_decode_step(n_tokens: int) -> None:
@@ -224,7 +117,7 @@ def draw_cache_growth(models: Mapping[str, LlamaConfig]) -> None:
     """GB of cache against tokens of context, beside the GB of the parameters, all in numbers of 2 bytes."""
     _, ax = plt.subplots(figsize=(WIDTH, 4.2))
     ideas = ("neutral", "key", "real")
-    for (name, config), idea in zip(models.items(), ideas, strict=True):
+    for (name, config), idea in zip(models.items(), ideas, strict=False):
         each = 4 * config.n_layers * config.n_kv_heads * config.head_dim / 1e9
         weights = 2 * config.n_params / 1e9
         ax.plot([1000, config.max_seq_len], [1000 * each, config.max_seq_len * each], color=COLOUR[idea], lw=2.6)
@@ -355,22 +248,6 @@ def draw_group(weights: Float[Tensor, "group seq seq"], words: Sequence[str], ti
     axes[-1].set_xticks(range(len(words)), words, rotation=90)
     axes[-1].set_xlabel("… and looks here")
     figure.colorbar(image, ax=list(axes), location="bottom", shrink=0.7, aspect=30, label="weight")
-    plt.show()
-
-
-def draw_heads(panels: Mapping[str, Float[Tensor, "layers heads"]], group: int) -> None:
-    """One number between 0 and 1 for each head of each layer; lines between the groups that share keys."""
-    figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH, 5.6), sharey=True)
-    for ax, (title, numbers) in zip(axes, panels.items(), strict=True):
-        layers, heads = numbers.shape
-        image = ax.imshow(numbers.numpy(), cmap=WEIGHTS, vmin=0, vmax=1, aspect="auto")
-        for edge in range(group, heads, group):
-            ax.axvline(edge - 0.5, color=COLOUR["key"], lw=2)
-        ax.set_xticks(range(heads))
-        ax.tick_params(length=0)
-        ax.set(title=textwrap.fill(title, 24), xlabel="query head")
-    axes[0].set(ylabel="layer (0 is next to the embedding)")
-    figure.colorbar(image, ax=list(axes), location="bottom", shrink=0.7, aspect=30)
     plt.show()
 
 

@@ -61,21 +61,6 @@ def test_dial_joins_each_query_to_its_group():
         assert boxes(ax, "query") == 6 and boxes(ax, "key") == boxes(ax, "value") == kv_heads
 
 
-def test_mean_of_values_marks_the_mean():
-    v, weights = torch.tensor([[0.0, 1.0], [4.0, 0.0], [5.0, 5.0]]), torch.tensor([0.2, 0.3, 0.5])
-    gqa.draw_mean_of_values(["a", "b", "c"], torch.ones(2), torch.ones(3, 2), v, weights)
-    star = next(line for line in axes()[1].lines if line.get_marker() == "*")
-    assert (star.get_xdata()[0], star.get_ydata()[0]) == pytest.approx((3.7, 2.7))
-
-
-def test_scale_draws_each_curve():
-    largest = {name: [0.1, 0.2, 0.3] for name in ("÷ √head_dim", "÷ √n_heads", "undivided")}
-    gqa.draw_scale([4, 8, 16], [4.1, 7.9, 16.2], largest)
-    top, bottom = axes()
-    assert list(top.lines[1].get_ydata()) == [4.1, 7.9, 16.2]
-    assert len(bottom.lines) == 3
-
-
 def test_decode_step_computes_one_row():
     gqa.draw_decode_step(5)
     (ax,) = axes()
@@ -100,17 +85,19 @@ def test_roofline_puts_decoding_on_the_slope():
     assert list(ax.lines[0].get_ydata())[1:] == pytest.approx([1000, 1000])
 
 
-def test_decode_times_and_pooling_and_heads_are_drawn_as_given():
+def test_decode_times_and_pooling_are_drawn_as_given():
     gqa.draw_decode_times([4, 2, 1], [[2, 1, 3], [1.2] * 3, [0.6] * 3], [[2], [1.8], [1.5]], [1, 0.5, 0.25])
     assert list(axes()[0].lines[1].get_ydata()) == pytest.approx([1, 0.6, 0.3])  # medians
     assert list(axes()[0].lines[2].get_ydata()) == pytest.approx([1, 0.9, 0.75])
     gqa.draw_pooling([3.5, 3.0], 3.2, {"untouched": 3.2, "mean": 9.0})
     assert [bar.get_height() for bar in axes()[0].patches] == pytest.approx([0.3, -0.2])
     assert [bar.get_width() for bar in axes()[1].patches] == [3.2, 9.0]
-    numbers = torch.rand(5, 6)
-    gqa.draw_heads({"one": numbers, "two": numbers}, group=3)
-    assert torch.equal(torch.tensor(axes()[0].images[0].get_array()), numbers)
-    assert len(axes()[0].lines) == 1  # between the two groups
+
+
+def test_cache_growth_ends_at_each_models_context():
+    gqa.draw_cache_growth({"small": LlamaConfig.preset("Llama-2-7B"), "large": LlamaConfig.preset("Llama-3.1-8B")})
+    ends = [(line.get_xdata()[-1], line.get_ydata()[-1]) for line in axes()[0].lines]
+    assert (4096, pytest.approx(4096 * 524288 / 1e9)) in ends and (131072, pytest.approx(131072**2 / 1e9)) in ends
 
 
 def test_masks_and_groups_show_every_cell():
@@ -120,11 +107,3 @@ def test_masks_and_groups_show_every_cell():
     weights = torch.rand(2, 3, 3)
     gqa.draw_group(weights, ["a", "b", "c"], ["head 0", "head 1"])
     assert torch.equal(torch.tensor(axes()[1].images[0].get_array()), weights[1])
-
-
-def test_bytes_written_counts_copies_and_not_views():
-    q, k = torch.randn(2, 8, 1, 16), torch.randn(2, 2, 64, 16)
-    assert gqa.bytes_written(lambda k: k.transpose(2, 3)[:, :1].unsqueeze(0), k) == 0
-    assert gqa.bytes_written(lambda k: k.repeat_interleave(4, dim=1), k) >= 4 * k.nbytes
-    # broadcast axes of a matrix product are copied out, silently
-    assert gqa.bytes_written(lambda q, k: q.unflatten(1, (2, 4)) @ k.unsqueeze(2).mT, q, k) > 4 * k.nbytes
