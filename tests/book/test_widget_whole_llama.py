@@ -29,6 +29,12 @@ def lens_logits(smollm2, tokenizer):
     return logits
 
 
+def visit(page, site) -> None:
+    """Go to the chapter and unfold its sections *Deeper*."""
+    page.goto(f"{site}/{PAGE}")
+    page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
+
+
 def bars(widget) -> list[tuple[str, float, str]]:
     rows = widget.locator(".lfs-whole-bars > div").all()
     return [(row.get_attribute("data-token"), float(row.get_attribute("data-p")), row.inner_text()) for row in rows]
@@ -40,7 +46,7 @@ def move(widget, value: int) -> None:
 
 
 def test_lens_shows_the_models_guesses(page, site, tokenizer, lens_logits):
-    page.goto(f"{site}/{PAGE}")
+    visit(page, site)
     widget = page.locator("lfs-lens")
     paris = tokenizer.encode(" Paris")[0]
     assert widget.locator("input").get_attribute("max") == "30"
@@ -59,7 +65,7 @@ def test_lens_shows_the_models_guesses(page, site, tokenizer, lens_logits):
 
 
 def test_lens_by_keyboard_and_play(page, site):
-    page.goto(f"{site}/{PAGE}")
+    visit(page, site)
     widget = page.locator("lfs-lens")
     widget.locator("input").focus()
     page.keyboard.press("End")
@@ -74,7 +80,7 @@ def test_lens_by_keyboard_and_play(page, site):
 
 
 def test_temperature_is_softmax_of_the_real_logits(page, site, tokenizer, lens_logits):
-    page.goto(f"{site}/{PAGE}")
+    visit(page, site)
     widget = page.locator("lfs-temperature")
     logits = lens_logits[30]
     for tenths in (1, 5, 10, 15, 20):
@@ -90,7 +96,7 @@ def test_temperature_is_softmax_of_the_real_logits(page, site, tokenizer, lens_l
 
 
 def test_drawn_tokens_come_from_the_shown_ones(page, site):
-    page.goto(f"{site}/{PAGE}")
+    visit(page, site)
     widget = page.locator("lfs-temperature")
     move(widget, 1)  # at 0.1 the best token has all
     widget.get_by_role("button", name="Draw 10 tokens").click()
@@ -99,7 +105,7 @@ def test_drawn_tokens_come_from_the_shown_ones(page, site):
 
 def test_draws_follow_the_probabilities(page, site, tokenizer, lens_logits):
     """Each number u in [0, 1) belongs to the token in whose share of the sorted probabilities it falls."""
-    page.goto(f"{site}/{PAGE}")
+    visit(page, site)
     widget = page.locator("lfs-temperature")
     for tenths in (5, 10, 20):
         move(widget, tenths)
@@ -117,7 +123,7 @@ def test_draws_follow_the_probabilities(page, site, tokenizer, lens_logits):
 
 
 def test_the_note_says_what_the_temperature_does(page, site):
-    page.goto(f"{site}/{PAGE}")
+    visit(page, site)
     widget = page.locator("lfs-temperature")
     for tenths, said in ((5, "Cold"), (10, "The model's own"), (20, "Hot")):
         move(widget, tenths)
@@ -128,7 +134,7 @@ def test_on_a_phone_nothing_sticks_out(browser, site):
     from web import PHONE, tab
 
     with tab(browser, PHONE, "dark") as (page, log):
-        page.goto(f"{site}/{PAGE}")
+        visit(page, site)
         for name in ("lfs-lens", "lfs-temperature"):
             box = page.locator(f"{name} .lfs-widget").bounding_box()
             assert box["x"] >= 0 and box["x"] + box["width"] <= 390
@@ -138,7 +144,7 @@ def test_on_a_phone_nothing_sticks_out(browser, site):
 def test_without_the_script_there_is_a_table(browser, site):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
-    page.goto(f"{site}/{PAGE}")
+    visit(page, site)
     assert page.locator("lfs-lens table tr").count() == 32
     assert page.locator("lfs-lens .lfs-widget").count() == 0
     context.close()
