@@ -104,6 +104,8 @@ def _outputs(cell) -> Iterator[Complaint]:
                 yield "figures", 'shows a picture without a name; set "mystnb": {"figure": {"name": "fig-…"}}'
             if not cell.metadata.get("mystnb", {}).get("image", {}).get("alt"):
                 yield "figures", 'shows a picture without alternative text; set "mystnb": {"image": {"alt": …}}'
+            if cell.metadata.get("jupyter", {}).get("outputs_hidden") and not folded(cell):
+                yield "figures", "hides its picture with its caption; show it, and fold the answer of **Predict.**"
         if "image/svg+xml" in data:
             if "image/png" not in data:
                 yield "figures", "shows an SVG without a PNG beside it, which JupyterLab leaves out; run the chapter"

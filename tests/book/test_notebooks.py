@@ -93,6 +93,7 @@ FIGURE = {"figure": {"name": "fig-a"}, "image": {"alt": "A curve that falls."}}
             "7.9 pixels high on a phone",
         ),
         (code("x", [picture(SVG.format(LETTERS.format("#56b4e9", 0.12)))], mystnb=FIGURE), "LABEL['theory']"),
+        (code("x", [PICTURE], mystnb=FIGURE, jupyter={"outputs_hidden": True}), "hides its picture"),
     ],
 )
 def test_cell_that_breaks_a_rule_is_named(cell, complaint):
